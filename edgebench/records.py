@@ -1,0 +1,147 @@
+"""The records a run leaves behind: immutable, versioned, JSON.
+
+`run.json` is a `RunRecord`. Raw samples and raw outputs lie in files beside it and are named by
+the records; every statistic can be derived from them again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RUN_SCHEMA = "edgebench.run/1"
+
+Verdict = Literal["GO", "NO-GO", "INCONCLUSIVE"]
+Status = Literal["measured", "failed", "skipped", "not_measured"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, no unknown fields, no NaN or infinity in the JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Estimate(Record):
+    """A value with its interval.
+
+    `point`, `low` and `high` are in the metric's unit (null: not finite, e.g. the signal-to-noise
+    ratio of identical outputs); `n` counts the independent units (examples, or block pairs);
+    `method` names how the interval was made, its level included.
+    """
+
+    point: float | None
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+
+
+class Artifact(Record):
+    """An exported file: `path` relative to the run folder, sizes in bytes."""
+
+    format: str
+    sha256: str
+    bytes: int
+    compressed_bytes: int
+    path: str
+
+
+class Measurement(Record):
+    """How one artifact was measured on the target, and whether that is evidence."""
+
+    grade: Literal["A", "B", "C"]
+    valid: bool
+    invalid_reasons: tuple[str, ...] = ()
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    samples_file: str | None = None
+    outputs_file: str | None = None
+
+
+class Reason(Record):
+    """What one gate said, and why, in words."""
+
+    gate: str
+    metric: str
+    verdict: Verdict
+    text: str
+
+
+class Variant(Record):
+    """One variant of the model: what was done to it, what came out, and the verdict.
+
+    `verdict` is null for base, for controls, and wherever `status` is not "measured"; then
+    `problem` says in one line why.
+    """
+
+    name: str
+    chain: tuple[dict[str, Any], ...] = ()
+    control: bool = False
+    status: Status
+    problem: str | None = None
+    artifact: Artifact | None = None
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+    intervals: dict[str, Estimate] = Field(default_factory=dict)
+    comparisons: dict[str, Estimate] = Field(default_factory=dict)
+    measurement: Measurement | None = None
+    notes: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+    reasons: tuple[Reason, ...] = ()
+
+
+class Stage(Record):
+    """How long one step took, and whether its result was already there."""
+
+    name: str
+    seconds: float
+    reused: bool = False
+
+
+class Landscape(Record):
+    """Where the models lie as functions: a plane whose distances follow the activation distance.
+
+    `points` maps a variant's name to (x, y); `stress` is the share of the distances the plane
+    cannot show (0: none).
+    """
+
+    points: dict[str, tuple[float, float]]
+    stress: float
+    method: str
+
+
+class RunRecord(Record):
+    """One finished run: `run.json`."""
+
+    schema_: Literal["edgebench.run/1"] = Field(default=RUN_SCHEMA, alias="schema")
+    run_id: str
+    created: str
+    edgebench_version: str
+    versions: dict[str, str] = Field(default_factory=dict)
+    recipe: dict[str, Any]
+    target: dict[str, Any]
+    device: dict[str, Any]
+    data: dict[str, Any] = Field(default_factory=dict)
+    variants: tuple[Variant, ...]
+    landscape: Landscape | None = None
+    stages: tuple[Stage, ...] = ()
+    warnings: tuple[str, ...] = ()
+    verdict: Verdict | None
+    verdict_text: str = ""
+    exit_code: int
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        ser_json_inf_nan="null",
+        validate_by_name=True,
+        serialize_by_alias=True,
+    )
+
+    def variant(self, name: str) -> Variant | None:
+        """The variant called `name`, if there is one."""
+        return next((v for v in self.variants if v.name == name), None)
+
+    @property
+    def base(self) -> Variant:
+        """The uncompressed model."""
+        return next(v for v in self.variants if v.name == "base")
