@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
@@ -18,8 +19,6 @@ from edgebench.errors import EdgebenchError, UnknownNameError, one_line
 ENTRY_POINT_GROUP = "edgebench.plugins"
 
 T = TypeVar("T")
-
-_entry_points_loaded = False
 
 
 class Registry(Generic[T]):
@@ -74,11 +73,8 @@ class Registry(Generic[T]):
         _load_entry_points()
 
 
+@cache
 def _load_entry_points() -> None:
-    global _entry_points_loaded
-    if _entry_points_loaded:
-        return
-    _entry_points_loaded = True
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         try:
             entry.load()

@@ -1,0 +1,1 @@
+"""Exporters: from a module to the file that runs on a target."""

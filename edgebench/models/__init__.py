@@ -1,0 +1,1 @@
+"""Networks: one file, one factory, registered by name; and the user's own."""

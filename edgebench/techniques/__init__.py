@@ -1,0 +1,1 @@
+"""Compression techniques: one file, one class, registered by name."""

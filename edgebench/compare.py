@@ -1,0 +1,136 @@
+"""Set each variant beside base: answers, sizes, clock, as pure functions of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebench import stats
+from edgebench.metrics.base import METRICS, Context, Outputs
+from edgebench.records import Estimate, Landscape
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The raw samples of one model and of base beside it (`samples.npz` of the agent).
+
+    `block_process`, `block_pair`, `block_arm` (0 base, 1 variant): [B]; `sample_block`: [S];
+    `sample_ns`: [S], nanoseconds a query.
+    """
+
+    block_process: NDArray[np.int32]
+    block_pair: NDArray[np.int32]
+    block_arm: NDArray[np.int32]
+    sample_block: NDArray[np.int32]
+    sample_ns: NDArray[np.float64]
+
+    def of_arm(self, arm: int) -> NDArray[np.float64]:
+        """All query times of one arm, in ns."""
+        chosen: NDArray[np.float64] = self.sample_ns[self.block_arm[self.sample_block] == arm]
+        return chosen
+
+    def paired_medians(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The median query time of base's and of the variant's block of each pair, in ns."""
+        order = np.argsort(self.sample_block, kind="stable")
+        starts = np.searchsorted(self.sample_block[order], np.arange(len(self.block_arm)))
+        medians = np.array(
+            [np.median(part) for part in np.split(self.sample_ns[order], starts[1:])]
+        )
+        keys = self.block_process.astype(np.int64) * (self.block_pair.max() + 1) + self.block_pair
+        arms = []
+        for arm in (0, 1):
+            mine = self.block_arm == arm
+            arms.append(medians[mine][np.argsort(keys[mine])])
+        return arms[0], arms[1]
+
+
+def latency_ratio(samples: Samples) -> Estimate:
+    """Latency over base's, from the interleaved pairs of blocks."""
+    return stats.ratio_of_blocks(*samples.paired_medians())
+
+
+def latency_metrics(samples: Samples) -> dict[str, float | None]:
+    """The latency quantiles in ms and the throughput of a model's own blocks."""
+    own = samples.of_arm(1)
+    return {
+        "latency_p50_ms": stats.quantile_ms(own, 0.5),
+        "latency_p90_ms": stats.quantile_ms(own, 0.9),
+        "latency_p99_ms": stats.quantile_ms(own, 0.99),
+        "throughput_per_s": 1e9 / float(own.mean()),
+    }
+
+
+def model_metrics(outputs: Outputs) -> tuple[dict[str, float | None], dict[str, Estimate]]:
+    """Every metric of one model's answers: the values, and the intervals where there are any."""
+    values: dict[str, float | None] = {}
+    intervals: dict[str, Estimate] = {}
+    for name, metric in METRICS.items():
+        if metric.on_model is None:
+            continue
+        result = metric.on_model(outputs)
+        if isinstance(result, Estimate):
+            values[name] = result.point
+            intervals[name] = result
+        else:
+            values[name] = result
+    return values, intervals
+
+
+def pair_metrics(outputs: Outputs, context: Context) -> dict[str, Estimate]:
+    """Every metric of a variant's answers against base's."""
+    compared: dict[str, Estimate] = {}
+    for name, metric in METRICS.items():
+        if metric.on_pair is not None:
+            result = metric.on_pair(outputs, context)
+            if result is not None:
+                compared[name] = result
+    return compared
+
+
+def size_ratios(
+    variant: Mapping[str, float | None], base: Mapping[str, float | None]
+) -> dict[str, Estimate]:
+    """File size and compressed size over base's; both are known exactly."""
+    ratios = {}
+    for name, metric in (
+        ("size_ratio", "size_bytes"),
+        ("compressed_size_ratio", "compressed_bytes"),
+    ):
+        top, bottom = variant.get(metric), base.get(metric)
+        if top is not None and bottom:
+            ratios[name] = stats.exact(top / bottom, 1)
+    return ratios
+
+
+def landscape(models: Mapping[str, Outputs]) -> Landscape | None:
+    """The models as points in a plane whose distances follow their activation distances.
+
+    Classical multidimensional scaling: exact where the distances fit a plane, deterministic, and
+    its loss is known, unlike that of t-SNE. Source: Torgerson, Psychometrika 17 (1952).
+    """
+    from edgebench.metrics.activation_distance import distances
+
+    names = list(models)
+    if len(names) < 3:
+        return None
+    wanted = np.zeros((len(names), len(names)))
+    for i, first in enumerate(names):
+        for j, second in enumerate(names[:i]):
+            wanted[i, j] = wanted[j, i] = distances(models[first], models[second]).mean()
+    centre = np.eye(len(names)) - 1 / len(names)
+    values, vectors = np.linalg.eigh(-0.5 * centre @ wanted**2 @ centre)
+    plane = vectors[:, [-1, -2]] * np.sqrt(np.maximum(values[[-1, -2]], 0.0))
+    # An eigenvector's sign is arbitrary: fix it, so that the same run gives the same picture.
+    signs = np.sign(plane[np.abs(plane).argmax(axis=0), [0, 1]])
+    plane = (plane - plane[0]) * np.where(signs == 0, 1.0, signs)
+    shown = np.linalg.norm(plane[:, None] - plane[None], axis=2)
+    total = float((wanted**2).sum())
+    stress = float(np.sqrt(((shown - wanted) ** 2).sum() / total)) if total else 0.0
+    return Landscape(
+        points={name: (float(x), float(y)) for name, (x, y) in zip(names, plane, strict=True)},
+        stress=stress,
+        method="classical multidimensional scaling of the mean activation distance",
+    )

@@ -1,0 +1,143 @@
+"""Export a torch module to ONNX, and prove that ONNX Runtime answers as torch does."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import redirect_stdout
+from copy import deepcopy
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebench.errors import BuildError, one_line
+from edgebench.training.loop import predict
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+
+# Largest difference of the answers, as a share of their spread. Float models differ by rounding
+# alone; on the integer grid a value at the middle of a step may fall to either side.
+FLOAT_TOLERANCE = 1e-3
+INTEGER_TOLERANCE = 0.25
+
+
+def export_onnx(
+    module: nn.Module, examples: NDArray[np.float32], destination: Path, *, opset: int
+) -> str:
+    """Write `module` as an ONNX file with a free batch size; returns what the check saw.
+
+    `examples`: [N, C, H, W], real inputs for tracing and for the comparison with torch.
+
+    Raises
+    ------
+    BuildError
+        The module cannot be exported, another opset came out, or the answers differ.
+    """
+    import onnx
+    import torch
+
+    from edgebench.training.fake_quant import is_quantized, prepare_for_export
+
+    module = module.eval()
+    quantized = is_quantized(module)
+    traced = deepcopy(module)
+    if quantized:
+        prepare_for_export(traced)
+    # Two examples: a batch of one would be taken for a constant.
+    example = torch.from_numpy(np.ascontiguousarray(examples[:2]))
+    try:
+        # The exporter writes its progress to standard output and its plans to the log.
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            logging.disable(logging.CRITICAL)
+            torch.onnx.export(
+                traced,
+                (example,),
+                str(destination),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                external_data=False,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                opset_version=opset,
+                verbose=False,
+            )
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise BuildError(
+            f"the model cannot be exported to ONNX: {type(cause).__name__}: "
+            f"{one_line(str(cause).strip().split(chr(10))[0], 240)}"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    model = onnx.load(destination)
+    written = next(o.version for o in model.opset_import if o.domain == "")
+    if written != opset:
+        raise BuildError(
+            f"torch wrote opset {written} where the target asks for {opset}",
+            hint=f"set 'opset: {written}' in the target, if its runtime reads it",
+        )
+    strip_metadata(model)
+    onnx.save(model, destination)
+    return check_parity(module, destination, examples, quantized=quantized)
+
+
+def strip_metadata(model: onnx.ModelProto) -> None:
+    """Remove the stack traces torch writes: up to hundreds of kilobytes, and paths of the host."""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        del value.metadata_props[:]
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+
+
+def check_parity(
+    module: nn.Module, path: Path, examples: NDArray[np.float32], *, quantized: bool
+) -> str:
+    """Compare ONNX Runtime's answers with torch's at batch 1 and at a larger batch.
+
+    Returns a sentence for the record; raises BuildError where the answers differ.
+    """
+    import torch
+
+    wanted = predict(module, torch.from_numpy(np.ascontiguousarray(examples))).numpy()
+    session = open_session(path)
+    name = session.get_inputs()[0].name
+    whole = session.run(None, {name: examples})[0]
+    single = session.run(None, {name: examples[:1]})[0]
+    if whole.shape != wanted.shape:
+        raise BuildError(f"ONNX Runtime answers {whole.shape} where torch answers {wanted.shape}")
+    spread = float(wanted.std()) or 1.0
+    gap = max(float(np.abs(whole - wanted).max()), float(np.abs(single - wanted[:1]).max()))
+    tolerance = INTEGER_TOLERANCE if quantized else FLOAT_TOLERANCE
+    # Integer steps: what counts is the typical answer, since single values may round otherwise.
+    judged = float(np.sqrt(np.mean((whole - wanted) ** 2))) if quantized else gap
+    if not judged <= tolerance * spread:
+        raise BuildError(
+            f"ONNX Runtime's answers differ from torch's by up to {gap:.3g} (spread {spread:.3g})"
+        )
+    return f"ONNX Runtime within {gap:.2g} of torch on {len(examples)} examples"
+
+
+def open_session(path: Path):  # type: ignore[no-untyped-def] # onnxruntime has no types
+    """An ONNX Runtime session on the host's processor, one thread, quiet."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,161 @@
+"""Judge: gates and estimates in, verdicts and reasons out. Noise never reads as GO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgebench.errors import (
+    EXIT_FAILED,
+    EXIT_GO,
+    EXIT_INCONCLUSIVE,
+    EXIT_NO_GO,
+    EXIT_NOT_MEASURED,
+)
+from edgebench.recipe import Gate
+from edgebench.records import Estimate, Reason, Variant, Verdict
+
+
+def judge_gate(gate: Gate, estimate: Estimate | None, *, floor: float = 0.0) -> Reason:
+    """One gate's verdict on one estimate.
+
+    GO: the whole interval meets the gate. NO-GO: the whole interval misses it. Else INCONCLUSIVE.
+    `floor` is the relative noise floor seen when base is timed against itself: an interval must
+    miss a latency gate by more than that to be a NO-GO.
+    """
+
+    def reason(verdict: Verdict, text: str) -> Reason:
+        return Reason(gate=gate.describe(), metric=gate.metric, verdict=verdict, text=text)
+
+    if estimate is None:
+        return reason("INCONCLUSIVE", f"{gate.metric} was not measured")
+    if estimate.point is None and estimate.method.startswith("identical"):
+        return reason("GO", f"{gate.metric}: {estimate.method}")
+    if estimate.point is None or estimate.low is None or estimate.high is None:
+        return reason("INCONCLUSIVE", f"{gate.metric} has no interval ({estimate.method})")
+    shown = _shown(estimate)
+    meets, misses = True, False
+    if gate.max is not None:
+        meets = meets and estimate.high <= gate.max
+        misses = misses or estimate.low > gate.max * (1 + floor)
+    if gate.min is not None:
+        meets = meets and estimate.low >= gate.min
+        misses = misses or estimate.high < gate.min * (1 - floor)
+    if meets:
+        return reason("GO", f"{gate.metric} = {shown} meets {gate.describe()}")
+    if misses:
+        return reason("NO-GO", f"{gate.metric} = {shown} misses {gate.describe()}")
+    why = "the interval reaches across the limit"
+    if (gate.max is not None and estimate.low > gate.max) or (
+        gate.min is not None and estimate.high < gate.min
+    ):
+        why = f"the miss is within this device's noise floor of {floor:.1%}"
+    return reason("INCONCLUSIVE", f"{gate.metric} = {shown} against {gate.describe()}: {why}")
+
+
+def noise_floor(base: Variant) -> float:
+    """How far base's latency ratio to itself is from 1, as a relative deviation."""
+    ratio = base.comparisons.get("latency_ratio")
+    if ratio is None or ratio.low is None or ratio.high is None or ratio.low <= 0:
+        return 0.0
+    return max(ratio.high, 1 / ratio.low) - 1
+
+
+def judge_variant(variant: Variant, base: Variant, gates: Sequence[Gate]) -> Variant:
+    """The variant with one reason a gate and its verdict: the worst of them."""
+    if variant.control or variant.name == "base" or variant.status != "measured":
+        return variant.model_copy(update={"verdict": None, "reasons": ()})
+    measurement = variant.measurement
+    if measurement is not None and not measurement.valid:
+        text = "the measurement is not valid: " + "; ".join(measurement.invalid_reasons)
+        reasons = [
+            Reason(gate=g.describe(), metric=g.metric, verdict="INCONCLUSIVE", text=text)
+            for g in gates
+        ]
+    else:
+        floor = noise_floor(base)
+        reasons = [
+            judge_gate(
+                gate,
+                find_estimate(variant, gate.metric),
+                floor=floor if gate.metric == "latency_ratio" else 0.0,
+            )
+            for gate in gates
+        ]
+    return variant.model_copy(
+        update={"verdict": worst([r.verdict for r in reasons]), "reasons": tuple(reasons)}
+    )
+
+
+def find_estimate(variant: Variant, metric: str) -> Estimate | None:
+    """A metric of a variant as an estimate: a comparison, an interval, or an exact value."""
+    if metric in variant.comparisons:
+        return variant.comparisons[metric]
+    if metric in variant.intervals:
+        return variant.intervals[metric]
+    value = variant.metrics.get(metric)
+    if value is None:
+        return None
+    return Estimate(point=value, low=value, high=value, n=1, method="as measured")
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """NO-GO before INCONCLUSIVE before GO."""
+    for verdict in ("NO-GO", "INCONCLUSIVE"):
+        if verdict in verdicts:
+            return verdict
+    return "GO"
+
+
+def judge_run(
+    variants: Sequence[Variant], require: Sequence[str]
+) -> tuple[Verdict | None, str, int]:
+    """The run's verdict, one sentence, and the exit code.
+
+    Without `require`, one variant that may ship is enough; with it, all the named ones must.
+    """
+    candidates = [v for v in variants if not v.control and v.name != "base"]
+    chosen = [v for v in candidates if v.name in require] if require else candidates
+    judged = [v for v in chosen if v.verdict is not None]
+    unjudged = [v for v in chosen if v.verdict is None]
+    named = _names(chosen)
+    if require and unjudged:
+        code = EXIT_FAILED if any(v.status == "failed" for v in unjudged) else EXIT_NOT_MEASURED
+        return None, f"No verdict on {_names(unjudged)}: {unjudged[0].problem}", code
+    if not judged:
+        code = EXIT_FAILED if any(v.status == "failed" for v in chosen) else EXIT_NOT_MEASURED
+        return None, f"No variant was measured ({named}).", code
+    good = [v for v in judged if v.verdict == "GO"]
+    if require:
+        verdict = worst([v.verdict for v in judged if v.verdict is not None])
+        text = {
+            "GO": f"{named} may ship.",
+            "NO-GO": f"{_names([v for v in judged if v.verdict == 'NO-GO'])} may not ship.",
+            "INCONCLUSIVE": f"{_names([v for v in judged if v.verdict == 'INCONCLUSIVE'])}: "
+            "the evidence does not decide.",
+        }[verdict]
+        return verdict, text, _code(verdict)
+    if good:
+        return "GO", f"{len(good)} of {len(chosen)} variants may ship: {_names(good)}.", EXIT_GO
+    if any(v.verdict == "INCONCLUSIVE" for v in judged):
+        return (
+            "INCONCLUSIVE",
+            f"None of {len(chosen)} variants is shown to meet the gates; on "
+            f"{_names([v for v in judged if v.verdict == 'INCONCLUSIVE'])} the evidence does not "
+            "decide.",
+            EXIT_INCONCLUSIVE,
+        )
+    return "NO-GO", f"None of {len(chosen)} variants meets the gates.", EXIT_NO_GO
+
+
+def _code(verdict: Verdict) -> int:
+    return {"GO": EXIT_GO, "NO-GO": EXIT_NO_GO, "INCONCLUSIVE": EXIT_INCONCLUSIVE}[verdict]
+
+
+def _names(variants: Sequence[Variant]) -> str:
+    return ", ".join(v.name for v in variants)
+
+
+def _shown(estimate: Estimate) -> str:
+    if estimate.low == estimate.high:
+        return f"{estimate.point:.4g}"
+    return f"{estimate.point:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"

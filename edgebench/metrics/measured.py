@@ -1,0 +1,57 @@
+"""The metrics that come from the agent's clock, from the file, or from both arms of a pair."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edgebench.metrics.base import METRICS, Metric
+
+_ROWS: list[tuple[str, str, str, Literal["higher", "lower"], str]] = [
+    ("latency_p50_ms", "latency, median", "ms", "lower", "half of all single queries are faster"),
+    ("latency_p90_ms", "latency, 90 %", "ms", "lower", "nine queries in ten are faster"),
+    ("latency_p99_ms", "latency, 99 %", "ms", "lower", "99 queries in 100 are faster"),
+    (
+        "first_inference_ms",
+        "first inference",
+        "ms",
+        "lower",
+        "the first query of a fresh process, median over processes",
+    ),
+    ("load_ms", "load", "ms", "lower", "reading the file and preparing the session, fresh process"),
+    ("throughput_per_s", "throughput", "1/s", "higher", "queries a second, one after the other"),
+    (
+        "peak_memory_mib",
+        "peak memory",
+        "MiB",
+        "lower",
+        "most resident memory of a process that holds this model alone, Python included",
+    ),
+    ("size_bytes", "size", "bytes", "lower", "the exported file"),
+    (
+        "compressed_bytes",
+        "compressed size",
+        "bytes",
+        "lower",
+        "the file after deflate: what a download costs, and where zeros show",
+    ),
+    ("parameters", "parameters", "", "lower", "numbers in the file's weight tensors"),
+    ("sparsity", "sparsity", "", "higher", "share of those numbers that are exactly zero"),
+    (
+        "latency_ratio",
+        "latency ratio",
+        "",
+        "lower",
+        "latency over base's, from interleaved pairs of blocks; below 1 is faster",
+    ),
+    ("size_ratio", "size ratio", "", "lower", "file size over base's"),
+    (
+        "compressed_size_ratio",
+        "compressed size ratio",
+        "",
+        "lower",
+        "compressed file size over base's",
+    ),
+]
+
+for _name, _title, _unit, _better, _meaning in _ROWS:
+    METRICS.register(_name)(Metric(_name, _title, _unit, _better, _meaning, "measured"))

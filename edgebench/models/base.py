@@ -1,0 +1,58 @@
+"""The registry of networks, and how a factory is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edgebench.errors import ModelError, one_line
+from edgebench.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Factory = Callable[..., "nn.Module"]
+
+MODELS: Registry[Factory] = Registry("model", "edgebench.models")
+
+
+def call_factory(
+    factory: Factory,
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    options: dict[str, Any],
+    where: str,
+) -> nn.Module:
+    """The module a factory makes.
+
+    `input_shape` ([C, H, W]) and `classes` are passed where the factory takes arguments of these
+    names; `options` are the user's and must all be taken.
+    """
+    from torch import nn
+
+    offered = {"input_shape": input_shape, "classes": classes}
+    parameters = inspect.signature(factory).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    refused = [name for name in options if name not in parameters and not anything]
+    if refused:
+        raise ModelError(
+            f"the factory takes no '{refused[0]}'",
+            where=where,
+            hint=f"it takes: {', '.join(parameters) or 'nothing'}",
+        )
+    arguments = {name: v for name, v in offered.items() if name in parameters} | options
+    try:
+        module = factory(**arguments)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the factory failed: {type(error).__name__}: {one_line(str(error))}", where=where
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"the factory returned a {type(module).__name__}, not a torch.nn.Module", where=where
+        )
+    return module

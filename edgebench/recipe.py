@@ -1,0 +1,197 @@
+"""The recipe: what the user wrote, validated on load.
+
+Names of techniques, metrics and models are looked up later, by the pipeline, before any work
+starts; here it is the shape that is checked.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from edgebench.errors import RecipeError, UnknownNameError, UsageError
+from edgebench.protocol import Protocol, resolve_protocol
+from edgebench.shipped import shipped_folder
+from edgebench.validation import validated
+from edgebench.yamlfile import parse_yaml, read_yaml
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+RESERVED = re.compile(r"base|independent-\d+")
+
+
+def _variant_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"'{name}' cannot name a variant: use lower-case letters, digits, '.', '_' and '-'"
+        )
+    if RESERVED.fullmatch(name):
+        raise ValueError(f"'{name}' is always there; give the variant another name")
+    return name
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Step(BaseModel):
+    """One technique of a chain; all keys but `technique` are the technique's own options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    technique: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The technique's options as written."""
+        return dict(self.model_extra or {})
+
+
+class Controls(_Part):
+    """Networks that give distance a scale: the same architecture, trained from another seed."""
+
+    independent: int = Field(2, ge=0, le=32)
+
+
+class Training(_Part):
+    """How base (where no weights are given) and the controls are trained."""
+
+    epochs: int = Field(20, ge=1, le=10000)
+    batch_size: int = Field(64, ge=1, le=65536)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+
+
+class DataLimits(_Part):
+    """At most so many examples of each split, drawn per class by the seed."""
+
+    train: int | None = Field(None, ge=2)
+    test: int | None = Field(None, ge=2)
+
+
+class Gate(_Part):
+    """One condition a variant must meet: `metric` within [`min`, `max`]."""
+
+    metric: str
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> Gate:
+        if self.min is None and self.max is None:
+            raise ValueError(f"the gate on '{self.metric}' has neither min nor max")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"the gate on '{self.metric}' has min above max")
+        return self
+
+    def describe(self) -> str:
+        """The gate in words, e.g. `latency_ratio ≤ 1.05`."""
+        parts = []
+        if self.min is not None:
+            parts.append(f"{self.metric} ≥ {self.min:g}")
+        if self.max is not None:
+            parts.append(f"{self.metric} ≤ {self.max:g}")
+        return " and ".join(parts)
+
+
+class Recipe(_Part):
+    """What to do: model, data, variants, protocol, gates, seed."""
+
+    name: str = "recipe"
+    model: str
+    model_options: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+    data: str
+    data_limits: DataLimits = DataLimits()
+    training: Training = Training()
+    variants: dict[Annotated[str, AfterValidator(_variant_name)], list[Step]] = Field(min_length=1)
+    controls: Controls = Controls()
+    protocol: Protocol
+    gates: list[Gate] = Field(min_length=1)
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+    @field_validator("variants")
+    @classmethod
+    def _no_empty_chain(cls, variants: dict[str, list[Step]]) -> dict[str, list[Step]]:
+        for name, chain in variants.items():
+            if not chain:
+                raise ValueError(f"the variant '{name}' has an empty chain; list its techniques")
+        return variants
+
+
+def load_recipe(
+    source: str | None,
+    *,
+    overrides: dict[str, Any] | None = None,
+    settings: list[str] | None = None,
+) -> Recipe:
+    """The recipe at a path or of a shipped name (none: `quickstart`).
+
+    `overrides` replace whole top-level keys (from options such as `--model`), `settings` are
+    `dotted.key=value` texts (from `--set`), applied last.
+    """
+    path = find_recipe(source or "quickstart")
+    values = read_yaml(path, RecipeError, "recipe")
+    where = str(path)
+    if not isinstance(values, dict):
+        validated(Recipe, values, RecipeError, where=where, noun="recipe")
+    values = {"name": path.stem, **values, **(overrides or {})}
+    for setting in settings or []:
+        apply_setting(values, setting)
+    protocol = values.get("protocol", "quick")
+    if isinstance(protocol, (str, dict)):
+        values["protocol"] = resolve_protocol(protocol, where=where)
+    elif not isinstance(protocol, Protocol):
+        raise RecipeError("'protocol' is neither a profile's name nor a mapping", where=where)
+    return validated(Recipe, values, RecipeError, where=where, noun="recipe")
+
+
+def find_recipe(source: str) -> Path:
+    """The file of a recipe: a path as it stands, or a shipped recipe's name."""
+    path = Path(source)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        return path
+    shipped = {p.stem: p for p in shipped_folder("recipes").glob("*.yaml")}
+    if source in shipped:
+        return shipped[source]
+    raise UnknownNameError("recipe", source, shipped)
+
+
+def apply_setting(values: dict[str, Any], setting: str) -> None:
+    """Set one `dotted.key=value` in `values`; the value is read as YAML, a number indexes a list.
+
+    Mappings that are not there yet are made, so that validation names the unknown key.
+    """
+    key, sign, text = setting.partition("=")
+    if not sign or not key.strip():
+        raise UsageError(f"--set takes key=value, not '{setting}'", hint="e.g. --set seed=1")
+    value = parse_yaml(text, UsageError, where=f"--set {key}", noun="value")
+    *parents, last = key.strip().split(".")
+    place: Any = values
+    for parent in parents:
+        if isinstance(place, list):
+            place = place[_index(place, parent, setting)]
+            continue
+        inner = place.setdefault(parent, {})
+        if isinstance(inner, str) and parent == "protocol":
+            inner = place[parent] = {"profile": inner}
+        if not isinstance(inner, (dict, list)):
+            raise UsageError(f"'{parent}' holds a single value", where=f"--set {setting}")
+        place = inner
+    if isinstance(place, list):
+        place[_index(place, last, setting)] = value
+    else:
+        place[last] = value
+
+
+def _index(items: list[Any], text: str, setting: str) -> int:
+    if not text.isdigit() or int(text) >= len(items):
+        raise UsageError(
+            f"'{text}' is not a place in a list of {len(items)}",
+            where=f"--set {setting}",
+            hint="count from 0",
+        )
+    return int(text)

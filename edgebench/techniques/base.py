@@ -1,0 +1,157 @@
+"""What a technique is: options, and what it does to a module or to an ONNX file.
+
+A chain is a list of techniques. Those of level "torch" turn a module into another and can train;
+those of level "onnx" turn an exported file into another, and so also apply to a user's own file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from edgebench.hashing import named_seed
+from edgebench.recipe import Training
+from edgebench.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Int8Format = Literal["u8s8-reduced", "u8s8", "s8s8", "s8s8-symmetric"]
+
+
+class WeightLayer(Protocol):
+    """A convolution or dense layer, as far as pruning is concerned."""
+
+    weight: torch.Tensor
+
+    def register_forward_hook(self, hook: Callable[..., None]) -> torch.utils.hooks.RemovableHandle:
+        """As in torch.nn.Module."""
+
+
+class Options(BaseModel):
+    """Base of a technique's options: its command-line options, its validation, its record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NoOptions(Options):
+    """A technique with nothing to set."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a technique may draw on. All of it is part of the result's key.
+
+    `train_x`: float32 [N, C, H, W]; `train_y`: int64 [N]; `training`: how base was trained;
+    `int8`: the quantization format the target asks for; `new_module(**options)` makes another
+    network by base's factory; `base` is the trained base model (the teacher), not to be changed;
+    `probabilities`: base's answers are probabilities, not logits.
+    """
+
+    train_x: NDArray[np.float32]
+    train_y: NDArray[np.int64]
+    classes: int
+    training: Training
+    int8: Int8Format
+    precisions: Sequence[str]
+    seed: int
+    new_module: Callable[..., nn.Module] | None
+    base: nn.Module | None
+    probabilities: bool = False
+    on_epoch: Callable[[int, int, float], None] | None = None
+
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The training examples and labels as tensors that share the arrays' memory."""
+        import torch
+
+        return torch.from_numpy(self.train_x), torch.from_numpy(self.train_y)
+
+    def seed_for(self, purpose: str) -> int:
+        """The seed of one named random draw."""
+        return named_seed(self.seed, purpose)
+
+
+@dataclass
+class Outcome:
+    """What a technique leaves behind besides the module or file.
+
+    `structure`: JSON-able, whatever `restructure` needs to make the module's shape again; `notes`:
+    sentences for the report.
+    """
+
+    structure: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Technique(ABC):
+    """One way to compress.
+
+    `last`: nothing may follow it in a chain, and why. `replaces`: it starts a new network, so that
+    whatever stands before it in a chain would be lost.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    level: ClassVar[Literal["torch", "onnx"]]
+    Options: ClassVar[type[Options]]
+    last: ClassVar[str | None] = None
+    replaces: ClassVar[bool] = False
+
+
+class TorchTechnique(Technique):
+    """A technique that changes a module."""
+
+    level = "torch"
+
+    @abstractmethod
+    def apply(self, module: nn.Module, options: Any, context: Context) -> tuple[nn.Module, Outcome]:
+        """The compressed module, in evaluation mode. `module` may be changed in place."""
+
+    @abstractmethod
+    def restructure(
+        self, module: nn.Module, options: Any, structure: dict[str, Any], context: Context
+    ) -> nn.Module:
+        """A module of the shape that `apply` left, its weights still to be loaded.
+
+        Stored results hold tensors and this description, never a pickled module: loading one
+        cannot execute code.
+        """
+
+
+class OnnxTechnique(Technique):
+    """A technique that changes an exported file."""
+
+    level = "onnx"
+
+    @abstractmethod
+    def apply(self, source: Path, destination: Path, options: Any, context: Context) -> Outcome:
+        """Write the compressed file to `destination`."""
+
+
+TECHNIQUES: Registry[type[Technique]] = Registry("technique", "edgebench.techniques")
+
+
+def weight_layers(module: nn.Module) -> list[tuple[str, WeightLayer]]:
+    """The convolutions and dense layers of a module, with their names, in order of definition."""
+    from torch import nn
+
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    return [
+        (name, cast("WeightLayer", layer))
+        for name, layer in module.named_modules()
+        if isinstance(layer, kinds)
+    ]
+
+
+def finetune_settings(training: Training, epochs: int, learning_rate: float | None) -> Training:
+    """How to train on: as base was trained, for `epochs`, at a third of its rate unless given."""
+    rate = learning_rate if learning_rate is not None else training.learning_rate / 3
+    return training.model_copy(update={"epochs": epochs, "learning_rate": rate})

@@ -1,0 +1,79 @@
+"""Quantization-aware training: the network learns on the integer grid it will run on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from edgebench.errors import BuildError
+from edgebench.techniques.base import (
+    TECHNIQUES,
+    Context,
+    Options,
+    Outcome,
+    TorchTechnique,
+    finetune_settings,
+)
+from edgebench.training.loop import cross_entropy, fit
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CALIBRATION_EXAMPLES = 512
+
+
+class QatOptions(Options):
+    """Options of `qat`."""
+
+    bits: Literal[8] = Field(8, description="bits of weights and activations")
+    epochs: int = Field(5, ge=1, le=10000)
+    learning_rate: float | None = Field(
+        None, gt=0, le=10, description="none: a third of the rate base was trained with"
+    )
+
+
+@TECHNIQUES.register("qat")
+class Qat(TorchTechnique):
+    """Train on with weights and activations rounded to the target's int8 grid.
+
+    Batch normalisation is folded first; weights have one scale a channel, activations one scale a
+    tensor that follows the batches. Exported as QDQ, in the format the target asks for.
+    """
+
+    name = "qat"
+    summary = "int8 quantization-aware training in the target's format"
+    Options: ClassVar[type[Options]] = QatOptions
+    last = "its ranges hold only for the weights it was trained with"
+
+    def apply(self, module: nn.Module, options: Any, context: Context) -> tuple[nn.Module, Outcome]:
+        """Trace, calibrate the ranges on training data, and train on."""
+        import torch
+
+        if "int8" not in context.precisions:
+            raise BuildError("the target runs no int8", hint="see 'precisions' in its file")
+        quantized = self.restructure(module, options, {}, context)
+        x, y = context.tensors()
+        quantized.train()
+        with torch.no_grad():
+            for part in torch.split(x[:CALIBRATION_EXAMPLES], 64):
+                quantized(part)
+        fit(
+            quantized,
+            x,
+            cross_entropy(y, probabilities=context.probabilities),
+            finetune_settings(context.training, options.epochs, options.learning_rate),
+            seed=context.seed_for("qat/order"),
+            what="the quantized model",
+            on_epoch=context.on_epoch,
+        )
+        return quantized, Outcome(notes=[f"int8 format {context.int8}"])
+
+    def restructure(
+        self, module: nn.Module, options: Any, structure: dict[str, Any], context: Context
+    ) -> nn.Module:
+        """The module with quantizers inserted."""
+        from edgebench.training.fake_quant import GRIDS
+        from edgebench.training.quantized_graph import quantized_graph
+
+        return quantized_graph(module, GRIDS[context.int8])
