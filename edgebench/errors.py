@@ -21,6 +21,7 @@ these where they are met; what still escapes is a defect, and the command line s
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -119,3 +120,17 @@ def one_line(text: str, limit: int = 400) -> str:
     """`text` with its line breaks folded, cut at `limit` characters."""
     folded = " ".join(text.split())
     return folded if len(folded) <= limit else folded[: limit - 1] + "…"
+
+
+def storage_error(error: OSError, path: object) -> StorageError:
+    """What the operating system refused, as one line with the way out."""
+    where = str(error.filename or path)
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageError(
+            "the disk is full", where=where, hint="make room; what is done is kept: run again"
+        )
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return StorageError(
+            "no permission to write here", where=where, hint="name another folder, e.g. with --out"
+        )
+    return StorageError(f"cannot be written: {error.strerror or error}", where=where)

@@ -195,3 +195,12 @@ def _index(items: list[Any], text: str, setting: str) -> int:
             hint="count from 0",
         )
     return int(text)
+
+
+def read_policy(path: Path) -> list[Gate]:
+    """The gates in a YAML file: a mapping with `gates:`, such as any recipe, or a bare list."""
+    values = read_yaml(path, RecipeError, "policy")
+    listed = values.get("gates") if isinstance(values, dict) else values
+    if not isinstance(listed, list) or not listed:
+        raise RecipeError("the policy has no list of gates", where=str(path))
+    return [validated(Gate, one, RecipeError, where=str(path), noun="gate") for one in listed]

@@ -11,6 +11,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 RUN_SCHEMA = "edgebench.run/1"
+BUILD_SCHEMA = "edgebench.build/1"
+
+# For records whose JSON has the key "schema", which pydantic keeps for itself.
+ALIASED = ConfigDict(
+    frozen=True,
+    extra="forbid",
+    ser_json_inf_nan="null",
+    validate_by_name=True,
+    serialize_by_alias=True,
+)
 
 Verdict = Literal["GO", "NO-GO", "INCONCLUSIVE"]
 Status = Literal["measured", "failed", "skipped", "not_measured"]
@@ -109,6 +119,27 @@ class Landscape(Record):
     method: str
 
 
+class BuildRecord(Record):
+    """What was built and is to be measured: `build.json`, from which a run can be judged.
+
+    `variants` have no verdict yet; base comes first.
+    """
+
+    schema_: Literal["edgebench.build/1"] = Field(default=BUILD_SCHEMA, alias="schema")
+    run_id: str
+    created: str
+    edgebench_version: str
+    versions: dict[str, str]
+    recipe: dict[str, Any]
+    target: dict[str, Any]
+    data: dict[str, Any]
+    variants: tuple[Variant, ...]
+    stages: tuple[Stage, ...]
+    warnings: tuple[str, ...] = ()
+
+    model_config = ALIASED
+
+
 class RunRecord(Record):
     """One finished run: `run.json`."""
 
@@ -129,13 +160,7 @@ class RunRecord(Record):
     verdict_text: str = ""
     exit_code: int
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        ser_json_inf_nan="null",
-        validate_by_name=True,
-        serialize_by_alias=True,
-    )
+    model_config = ALIASED
 
     def variant(self, name: str) -> Variant | None:
         """The variant called `name`, if there is one."""

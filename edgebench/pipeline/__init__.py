@@ -1,0 +1,1 @@
+"""The main job: build on the host, measure on the target, judge."""

@@ -94,7 +94,8 @@ class Outcome:
 class Technique(ABC):
     """One way to compress.
 
-    `last`: nothing may follow it in a chain, and why. `replaces`: it starts a new network, so that
+    `last`: nothing may follow it in a chain, and why. `for_target`: its result depends on the
+    target's int8 format and precisions, and is stored for them alone. `replaces`: it starts a new network, so that
     whatever stands before it in a chain would be lost.
     """
 
@@ -103,6 +104,7 @@ class Technique(ABC):
     level: ClassVar[Literal["torch", "onnx"]]
     Options: ClassVar[type[Options]]
     last: ClassVar[str | None] = None
+    for_target: ClassVar[bool] = False
     replaces: ClassVar[bool] = False
 
 

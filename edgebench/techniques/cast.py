@@ -32,6 +32,7 @@ class Cast(OnnxTechnique):
     summary = "fp16 weights and operators, float32 inputs and outputs"
     Options: ClassVar[type[Options]] = CastOptions
     last = "the other techniques expect float32"
+    for_target = True
 
     def apply(self, source: Path, destination: Path, options: Any, context: Context) -> Outcome:
         """Convert, and say how many weights fp16 cannot hold."""

@@ -40,6 +40,7 @@ class Ptq(OnnxTechnique):
     summary = "static int8, calibrated on training data, in the target's format"
     Options: ClassVar[type[Options]] = PtqOptions
     last = "its ranges hold only for the weights it saw"
+    for_target = True
 
     def apply(self, source: Path, destination: Path, options: Any, context: Context) -> Outcome:
         """Prepare, calibrate and quantize; check that something was quantized."""

@@ -27,7 +27,7 @@ class QatOptions(Options):
     """Options of `qat`."""
 
     bits: Literal[8] = Field(8, description="bits of weights and activations")
-    epochs: int = Field(5, ge=1, le=10000)
+    epochs: int = Field(5, ge=1, le=10000, description="epochs of training on the grid")
     learning_rate: float | None = Field(
         None, gt=0, le=10, description="none: a third of the rate base was trained with"
     )
@@ -45,6 +45,7 @@ class Qat(TorchTechnique):
     summary = "int8 quantization-aware training in the target's format"
     Options: ClassVar[type[Options]] = QatOptions
     last = "its ranges hold only for the weights it was trained with"
+    for_target = True
 
     def apply(self, module: nn.Module, options: Any, context: Context) -> tuple[nn.Module, Outcome]:
         """Trace, calibrate the ranges on training data, and train on."""

@@ -1,0 +1,35 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgebench.records import RunRecord
+
+# Wide enough for every column; a file or a pipe has no width of its own.
+WIDTH_WITHOUT_TERMINAL = 160
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console as wide as the terminal, or wide where there is none."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else WIDTH_WITHOUT_TERMINAL
+    return Console(file=stream, width=width, soft_wrap=False, highlight=False)
+
+
+def print_run(run: RunRecord, folder: Path, *, as_json: bool) -> None:
+    """The finished run: for people, or `run.json` for machines."""
+    if as_json:
+        sys.stdout.write(run.model_dump_json(indent=1) + "\n")
+        return
+    from edgebench.report.terminal import summary
+
+    screen = console()
+    screen.print(summary(run, folder / "report.html", screen.width))

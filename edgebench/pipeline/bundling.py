@@ -1,0 +1,109 @@
+"""Write the bundle the agent reads, and the record of what was built."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgebench import __version__
+from edgebench.data import Dataset
+from edgebench.errors import storage_error
+from edgebench.exporters.onnx_file import compressed_size, count_parameters, read_onnx
+from edgebench.hashing import file_digest
+from edgebench.pipeline.build import Built
+from edgebench.pipeline.folder import RunFolder
+from edgebench.recipe import Recipe
+from edgebench.records import Artifact, Variant
+from edgebench.store import write_atomically
+from edgebench.target import Target
+
+
+def write_bundle(
+    folder: RunFolder,
+    built: Sequence[Built],
+    dataset: Dataset,
+    *,
+    recipe: Recipe,
+    target: Target,
+    run_id: str,
+) -> tuple[Variant, ...]:
+    """Fill `folder.bundle`; returns the variants as they go to be measured."""
+    try:
+        models = folder.bundle / "models"
+        models.mkdir(parents=True, exist_ok=True)
+        inputs = folder.bundle / "inputs.npy"
+        np.save(inputs, np.ascontiguousarray(dataset.test_x, dtype=np.float32))
+        np.save(folder.labels_file, dataset.test_y)
+        variants = tuple(_place(one, models, folder.path) for one in built)
+    except OSError as error:
+        raise storage_error(error, folder.bundle) from error
+    manifest = {
+        "schema": "edgebench.bundle/1",
+        "run_id": run_id,
+        "edgebench_version": __version__,
+        "seed": recipe.seed,
+        "runtime": target.runtime.model_dump(mode="json"),
+        "protocol": recipe.protocol.model_dump(mode="json"),
+        "inputs": {
+            "file": inputs.name,
+            "sha256": file_digest(inputs),
+            "shape": list(dataset.test_x.shape),
+            "dtype": "float32",
+        },
+        "models": [
+            {
+                "name": v.name,
+                "file": f"models/{v.name}.onnx",
+                "sha256": v.artifact.sha256,
+                "bytes": v.artifact.bytes,
+                "timed": not v.control,
+            }
+            for v in variants
+            if v.artifact is not None
+        ],
+    }
+    write_atomically(folder.bundle / "manifest.json", json.dumps(manifest, indent=1))
+    return variants
+
+
+def _place(built: Built, models: Path, root: Path) -> Variant:
+    """Copy a built file into the bundle, and describe it."""
+    chain: tuple[dict[str, Any], ...] = tuple(step.record() for step in built.steps)
+    if built.file is None:
+        return Variant(
+            name=built.name,
+            chain=chain,
+            control=built.control,
+            status="skipped" if built.skipped else "failed",
+            problem=built.problem,
+        )
+    place = models / f"{built.name}.onnx"
+    shutil.copyfile(built.file, place)
+    parameters, zeros = count_parameters(read_onnx(place))
+    size, compressed = place.stat().st_size, compressed_size(place)
+    return Variant(
+        name=built.name,
+        chain=chain,
+        control=built.control,
+        status="not_measured",
+        problem="not measured yet",
+        artifact=Artifact(
+            format="onnx",
+            sha256=file_digest(place),
+            bytes=size,
+            compressed_bytes=compressed,
+            path=str(place.relative_to(root)),
+        ),
+        metrics={
+            "size_bytes": size,
+            "compressed_bytes": compressed,
+            "parameters": parameters,
+            "sparsity": zeros / parameters if parameters else 0.0,
+        },
+        notes=built.notes,
+    )

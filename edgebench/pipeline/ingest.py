@@ -1,0 +1,43 @@
+"""Judge what a device measured that no wire reaches."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgebench.errors import UnknownNameError, storage_error
+from edgebench.history import History
+from edgebench.pipeline.folder import RunFolder
+from edgebench.pipeline.judging import judge_folder
+from edgebench.pipeline.main import read_build
+from edgebench.pipeline.progress import Progress
+from edgebench.records import RunRecord
+from edgebench.report.base import write_reports, write_run_json
+from edgebench.transports.bundle import unpack_results
+
+
+def ingest_results(
+    folder: RunFolder, results: Path, require: Sequence[str], progress: Progress
+) -> RunRecord:
+    """Unpack `results` into a run that was bundled, judge it, report it, remember it."""
+    with folder.held():
+        build = read_build(folder)
+        for name in require:
+            if name not in build.recipe["variants"]:
+                raise UnknownNameError("variant", name, build.recipe["variants"], where="--require")
+        history = History.open()
+        progress.begin("read the results")
+        try:
+            if folder.results.exists():
+                shutil.rmtree(folder.results)
+        except OSError as error:
+            raise storage_error(error, folder.results) from error
+        unpack_results(results, folder.results)
+        run = judge_folder(folder, build, require, [])
+        write_run_json(run, folder.path)
+        write_reports(run, folder.path)
+        history.add(run, folder.path.resolve())
+        folder.finish()
+        progress.end()
+    return run

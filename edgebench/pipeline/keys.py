@@ -1,0 +1,61 @@
+"""The keys of built things: a hash of everything each of them depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edgebench.hashing import value_digest
+from edgebench.models.source import ModelSource
+from edgebench.pipeline.plan import PlannedStep
+from edgebench.pipeline.versions import building_code, package_versions
+from edgebench.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Makes the keys of one recipe on one data set for one int8 format."""
+
+    recipe: Recipe
+    source: ModelSource
+    data_fingerprint: str
+    int8: str
+    precisions: tuple[str, ...]
+
+    def network(self, name: str) -> str:
+        """The key of base or of a control."""
+        return self._key(
+            "network",
+            name=name,
+            model=self.source.identity,
+            data=self.data_fingerprint,
+            training=self.recipe.training.model_dump(),
+            seed=self.recipe.seed,
+        )
+
+    def step(self, before: str, step: PlannedStep) -> str:
+        """The key of a technique applied to what has the key `before`."""
+        technique = step.technique
+        target = [self.int8, list(self.precisions)] if technique.for_target else None
+        return self._key(
+            "step",
+            before=before,
+            technique=step.record(),
+            data=self.data_fingerprint,
+            training=self.recipe.training.model_dump(),
+            seed=self.recipe.seed,
+            target=target,
+        )
+
+    def export(self, before: str, opset: int) -> str:
+        """The key of the ONNX file of a module."""
+        return self._key("export", before=before, opset=opset)
+
+    def _key(self, kind: str, **parts: Any) -> str:
+        # Python's and edgebench's own version do not change what is built; the code's hash is in.
+        used = {
+            name: version
+            for name, version in package_versions().items()
+            if name not in {"python", "edgebench"}
+        }
+        return value_digest({"kind": kind, "code": building_code(), "versions": used, **parts})

@@ -1,0 +1,265 @@
+"""The main job, stage by stage: prepare, measure, judge, report, remember."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edgebench import __version__
+from edgebench.data import Dataset
+from edgebench.data import load as load_data
+from edgebench.errors import (
+    NotMeasuredError,
+    StorageError,
+    UsageError,
+)
+from edgebench.hashing import value_digest
+from edgebench.history import History
+from edgebench.models.source import ModelSource, find_model
+from edgebench.pipeline.build import Builder, Built
+from edgebench.pipeline.bundling import write_bundle
+from edgebench.pipeline.folder import RunFolder
+from edgebench.pipeline.int8_format import choose_int8
+from edgebench.pipeline.judging import judge_folder
+from edgebench.pipeline.plan import PlannedVariant, check_gates, check_required, plan_variants
+from edgebench.pipeline.progress import Progress
+from edgebench.pipeline.versions import building_code, package_versions
+from edgebench.recipe import Recipe
+from edgebench.records import BuildRecord, RunRecord, Stage
+from edgebench.report.base import write_reports, write_run_json
+from edgebench.store import Store, read_json, write_atomically
+from edgebench.target import Target
+from edgebench.transports.base import Transport, TransportSpec, open_transport
+
+
+@dataclass
+class Job:
+    """One run: what to do, where to write, whom to tell."""
+
+    recipe: Recipe
+    target: Target
+    folder: RunFolder
+    progress: Progress
+    require: Sequence[str] = ()
+    stages: list[Stage] = field(default_factory=list)
+    planned: tuple[PlannedVariant, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Everything the recipe names is looked up now, before any work."""
+        self.planned = plan_variants(self.recipe)
+        check_gates(self.recipe.gates)
+        check_required(self.recipe, self.require)
+
+    def run(self) -> RunRecord:
+        """The whole job; raises EdgebenchError. What is done is kept, and taken up next time."""
+        transport = connect(self.target)
+        with self.folder.held():
+            history = History.open()
+            with self._stage("look at the device"):
+                device = transport.probe()
+            build = self.prepare(device)
+            self.measure(transport, build)
+            run = self.judge(build)
+            self.remember(history, run)
+            self.folder.finish()
+        return run
+
+    def prepare(self, device: dict[str, Any] | None) -> BuildRecord:
+        """Build everything and write the bundle. The folder must be held."""
+        with self._stage("load model and data"):
+            source = find_model(
+                self.recipe.model, weights=self.recipe.weights, options=self.recipe.model_options
+            )
+            limits = self.recipe.data_limits
+            dataset = load_data(
+                self.recipe.data, train=limits.train, test=limits.test, seed=self.recipe.seed
+            )
+        int8, why = choose_int8(self.target, device)
+        run_id, taken_up = self.folder.take_up(self._plan_key(source, dataset))
+        if taken_up:
+            self.progress.say(f"going on with the unfinished run {run_id}")
+        builder = Builder(
+            self.recipe,
+            self.target,
+            source,
+            dataset,
+            int8,
+            Store.default(),
+            self.progress,
+        )
+        built = self._build(builder, source)
+        self.stages += builder.stages
+        with self._stage("write the bundle"):
+            variants = write_bundle(
+                self.folder,
+                built,
+                dataset,
+                recipe=self.recipe,
+                target=self.target,
+                run_id=run_id,
+            )
+        build = BuildRecord(
+            run_id=run_id,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            edgebench_version=__version__,
+            versions=package_versions(),
+            recipe=self.recipe.model_dump(mode="json"),
+            target={
+                **self.target.model_dump(mode="json"),
+                "int8_used": int8,
+                "int8_reason": why,
+            },
+            data=_describe(dataset),
+            variants=variants,
+            stages=tuple(self.stages),
+        )
+        write_atomically(self.folder.build_file, build.model_dump_json(indent=1))
+        return build
+
+    def measure(self, transport: Transport, build: BuildRecord) -> None:
+        """Run the agent on the target, following it model by model."""
+        per_model = self.recipe.protocol.processes
+        models = sum(v.artifact is not None for v in build.variants)
+        start = time.perf_counter()
+        self.progress.begin(f"measure on {self.target.name}", models * per_model)
+        finished = 0
+
+        def on_event(event: dict[str, Any]) -> None:
+            nonlocal finished
+            kind = event.get("event")
+            if kind == "process":
+                done = finished * per_model + int(event.get("process", 0))
+                self.progress.advance(done, str(event.get("name", "")))
+            elif kind == "done":
+                finished += 1
+                self.progress.advance(finished * per_model, str(event.get("name", "")))
+                if event.get("status") == "failed":
+                    self.progress.say(f"{event.get('name')} failed: {event.get('problem')}")
+
+        try:
+            transport.measure(self.folder.bundle, self.folder.results, on_event)
+        finally:
+            self.progress.end()
+        self.stages.append(
+            Stage(name=f"measure on {self.target.name}", seconds=time.perf_counter() - start)
+        )
+
+    def judge(self, build: BuildRecord) -> RunRecord:
+        """Compare, judge, and write every report."""
+        late = [s for s in self.stages if s not in build.stages]
+        start = time.perf_counter()
+        run = judge_folder(self.folder, build, self.require, late)
+        judging = Stage(name="compare and judge", seconds=time.perf_counter() - start)
+        run = run.model_copy(update={"stages": (*run.stages, judging)})
+        self.progress.begin("write the report")
+        try:
+            write_run_json(run, self.folder.path)
+            write_reports(run, self.folder.path)
+        finally:
+            self.progress.end()
+        return run
+
+    def remember(self, history: History, run: RunRecord) -> None:
+        """Add the run to the history; a store that fails now must not lose the run."""
+        try:
+            history.add(run, self.folder.path.resolve())
+        except (StorageError, UsageError) as error:
+            self.progress.say(f"the run is not in the history: {error.line()}")
+
+    def _build(self, builder: Builder, source: ModelSource) -> list[Built]:
+        built = [builder.base()]
+        if source.trainable:
+            count = self.recipe.controls.independent
+            built += [builder.control(i + 1) for i in range(count)]
+        built += [builder.variant(v) for v in self.planned]
+        return built
+
+    def _plan_key(self, source: ModelSource, dataset: Dataset) -> str:
+        return value_digest(
+            {
+                "recipe": self.recipe.model_dump(mode="json"),
+                "target": self.target.model_dump(mode="json"),
+                "model": source.identity,
+                "data": dataset.fingerprint,
+                "code": building_code(),
+                "versions": package_versions(),
+            }
+        )
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.progress.begin(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.progress.end()
+        self.stages.append(Stage(name=name, seconds=time.perf_counter() - start))
+
+
+def connect(target: Target) -> Transport:
+    """The way to a target; raises NotMeasuredError where it has a host to be named and none is."""
+    if target.transport == "ssh" and not target.host:
+        raise NotMeasuredError(
+            f"the target '{target.name}' has no host",
+            hint=(
+                f"give one with --host user@host[:port], with {target.host_variable}, or as "
+                f"'host:' in its file (see 'edgebench targets show {target.name}'); or carry the "
+                f"work there by hand: 'edgebench bundle --target {target.name}', then "
+                "'edgebench ingest'"
+            ),
+        )
+    return open_transport(
+        TransportSpec(
+            name=target.name,
+            transport=target.transport,
+            host=target.host,
+            python=target.python,
+            runtime=target.runtime.model_dump(mode="json"),
+            env={},
+            connect_timeout_s=target.connect_timeout_s,
+        )
+    )
+
+
+def read_build(folder: RunFolder) -> BuildRecord:
+    """What was built in a folder; raises StorageError."""
+    return _read(folder.build_file, BuildRecord)
+
+
+def read_run(folder: RunFolder) -> RunRecord:
+    """The finished run in a folder; raises StorageError."""
+    return _read(folder.record_file, RunRecord)
+
+
+def _read(path: Path, kind: Any) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StorageError(
+            f"is no record this edgebench can read: {'.'.join(map(str, first['loc']))}: "
+            f"{first['msg']}",
+            where=str(path),
+            hint="was it written by another version?",
+        ) from error
+
+
+def _describe(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "classes": dataset.classes,
+        "class_names": list(dataset.class_names),
+        "input_shape": list(dataset.input_shape),
+        "train": len(dataset.train_y),
+        "test": len(dataset.test_y),
+        "fingerprint": dataset.fingerprint,
+        "source": dataset.source,
+    }

@@ -1,0 +1,97 @@
+"""Check everything a recipe names before any work starts: techniques, options, order, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from edgebench.errors import RecipeError, UnknownNameError
+from edgebench.metrics.base import METRICS
+from edgebench.recipe import Gate, Recipe
+from edgebench.techniques.base import TECHNIQUES, Options, Technique, TorchTechnique
+from edgebench.validation import validated
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One technique of a chain with its validated options."""
+
+    technique: Technique
+    options: Options
+
+    @property
+    def on_torch(self) -> bool:
+        """Whether the step works on a module (else on an ONNX file)."""
+        return isinstance(self.technique, TorchTechnique)
+
+    def record(self) -> dict[str, Any]:
+        """The step as it stands in `run.json`."""
+        return {"technique": self.technique.name, **self.options.model_dump(mode="json")}
+
+
+@dataclass(frozen=True)
+class PlannedVariant:
+    """A variant's chain, ready to be built."""
+
+    name: str
+    steps: tuple[PlannedStep, ...]
+
+
+def plan_variants(recipe: Recipe, *, where: str = "recipe") -> tuple[PlannedVariant, ...]:
+    """The chains of a recipe; raises RecipeError or UnknownNameError in one line."""
+    planned = []
+    for name, chain in recipe.variants.items():
+        place = f"{where}: variant '{name}'"
+        steps = []
+        for step in chain:
+            technique = TECHNIQUES.get(step.technique, where=place)
+            options = validated(
+                technique.Options,
+                step.options,
+                RecipeError,
+                where=place,
+                noun=f"options of '{step.technique}'",
+            )
+            steps.append(PlannedStep(technique(), options))
+        _check_order(steps, place)
+        planned.append(PlannedVariant(name, tuple(steps)))
+    return tuple(planned)
+
+
+def check_gates(gates: Sequence[Gate], *, where: str = "recipe") -> None:
+    """Raise UnknownNameError where a gate names no metric."""
+    for gate in gates:
+        METRICS.get(gate.metric, where=f"{where}: gates")
+
+
+def check_required(recipe: Recipe, require: Sequence[str]) -> None:
+    """Raise UnknownNameError where `--require` names no variant of the recipe."""
+    for name in require:
+        if name not in recipe.variants:
+            raise UnknownNameError("variant", name, recipe.variants, where="--require")
+
+
+def _check_order(steps: Sequence[PlannedStep], place: str) -> None:
+    for before, after in pairwise(steps):
+        first, second = before.technique, after.technique
+        if first.last is not None:
+            raise RecipeError(
+                f"'{second.name}' cannot follow '{first.name}': {first.last}",
+                where=place,
+                hint=f"put '{first.name}' last",
+            )
+        if second.replaces:
+            raise RecipeError(
+                f"'{second.name}' starts a new network and would lose '{first.name}'",
+                where=place,
+                hint=f"put '{second.name}' first",
+            )
+        if after.on_torch and not before.on_torch:
+            raise RecipeError(
+                f"'{second.name}' works on the module and cannot follow '{first.name}', which "
+                "works on the exported file",
+                where=place,
+                hint=f"put '{second.name}' first",
+            )
