@@ -1,0 +1,6 @@
+"""The store of past runs: an embedded SQLite file, or a PostgreSQL server that a team shares."""
+
+from edgebench.history.store import History, RunSummary
+from edgebench.history.table import history_table
+
+__all__ = ["History", "RunSummary", "history_table"]
