@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+
+from edgebench import gate
+from edgebench.recipe import Gate
+from edgebench.records import Estimate, Measurement, Variant
+
+
+def estimate(low: float, high: float) -> Estimate:
+    return Estimate(point=(low + high) / 2, low=low, high=high, n=12, method="test")
+
+
+def variant(name: str = "int8", *, valid: bool = True, **found: Estimate) -> Variant:
+    return Variant(
+        name=name,
+        status="measured",
+        comparisons=found,
+        measurement=Measurement(
+            grade="C", valid=valid, invalid_reasons=() if valid else ("it throttled",)
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.8, 0.9, "GO"),
+        (1.0, 1.05, "GO"),
+        (1.06, 1.1, "NO-GO"),
+        (1.0, 1.1, "INCONCLUSIVE"),
+    ],
+)
+def test_the_whole_interval_must_agree(low: float, high: float, verdict: str) -> None:
+    reason = gate.judge_gate(Gate(metric="latency_ratio", max=1.05), estimate(low, high))
+    assert reason.verdict == verdict
+    assert "latency_ratio" in reason.text
+
+
+def test_a_minimum() -> None:
+    limit = Gate(metric="functional_preservation", min=0.8)
+    assert gate.judge_gate(limit, estimate(0.85, 0.9)).verdict == "GO"
+    assert gate.judge_gate(limit, estimate(0.5, 0.7)).verdict == "NO-GO"
+    assert gate.judge_gate(limit, estimate(0.7, 0.9)).verdict == "INCONCLUSIVE"
+
+
+def test_noise_reads_neither_as_go_nor_as_no_go() -> None:
+    limit = Gate(metric="latency_ratio", max=1.05)
+    reason = gate.judge_gate(limit, estimate(1.06, 1.1), floor=0.2)
+    assert reason.verdict == "INCONCLUSIVE"
+    assert "noise floor" in reason.text
+    assert gate.judge_gate(limit, estimate(1.0, 1.06), floor=0.2).verdict == "INCONCLUSIVE"
+
+
+def test_what_was_not_measured_does_not_decide() -> None:
+    assert gate.judge_gate(Gate(metric="energy_mj", max=1), None).verdict == "INCONCLUSIVE"
+
+
+def test_identical_answers_meet_a_gate_on_sqnr() -> None:
+    same = Estimate(point=None, low=None, high=None, n=5, method="identical logits: infinite")
+    assert gate.judge_gate(Gate(metric="sqnr_db", min=30), same).verdict == "GO"
+
+
+def test_an_invalid_measurement_never_decides() -> None:
+    base = variant("base", latency_ratio=estimate(0.99, 1.01))
+    bad = variant(valid=False, latency_ratio=estimate(0.5, 0.6))
+    judged = gate.judge_variant(bad, base, [Gate(metric="latency_ratio", max=1)])
+    assert judged.verdict == "INCONCLUSIVE"
+    assert "throttled" in judged.reasons[0].text
+
+
+def test_the_worst_gate_decides() -> None:
+    base = variant("base", latency_ratio=estimate(0.99, 1.01))
+    gates = [Gate(metric="latency_ratio", max=1), Gate(metric="accuracy_delta_pp", min=-1)]
+    fast = variant(latency_ratio=estimate(0.5, 0.6), accuracy_delta_pp=estimate(-5, -3))
+    judged = gate.judge_variant(fast, base, gates)
+    assert judged.verdict == "NO-GO"
+    assert [r.verdict for r in judged.reasons] == ["GO", "NO-GO"]
+
+
+def test_controls_and_base_are_never_judged() -> None:
+    base = variant("base", latency_ratio=estimate(0.99, 1.01))
+    assert gate.judge_variant(base, base, [Gate(metric="accuracy", min=0)]).verdict is None
+
+
+def judged(name: str, verdict: str | None, status: str = "measured") -> Variant:
+    return Variant.model_validate(
+        {"name": name, "status": status, "verdict": verdict, "problem": "it broke"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("variants", "require", "verdict", "code"),
+    [
+        ([("a", "GO"), ("b", "NO-GO")], [], "GO", 0),
+        ([("a", "INCONCLUSIVE"), ("b", "NO-GO")], [], "INCONCLUSIVE", 3),
+        ([("a", "NO-GO"), ("b", "NO-GO")], [], "NO-GO", 1),
+        ([("a", "GO"), ("b", "NO-GO")], ["b"], "NO-GO", 1),
+        ([("a", "GO"), ("b", "INCONCLUSIVE")], ["b"], "INCONCLUSIVE", 3),
+        ([("a", "GO"), ("b", "NO-GO")], ["a"], "GO", 0),
+        ([("a", "GO"), ("b", "GO"), ("c", "NO-GO")], ["a", "b"], "GO", 0),
+    ],
+)
+def test_the_run(
+    variants: list[tuple[str, str]], require: list[str], verdict: str, code: int
+) -> None:
+    found = gate.judge_run([judged(n, v) for n, v in variants], require)
+    assert (found[0], found[2]) == (verdict, code)
+
+
+def test_a_required_variant_that_failed() -> None:
+    found = gate.judge_run([judged("a", "GO"), judged("b", None, "failed")], ["b"])
+    assert found == (None, "No verdict on b: it broke", 5)
+
+
+def test_nothing_measured() -> None:
+    assert gate.judge_run([judged("a", None, "skipped")], [])[2] == 4
+    assert gate.judge_run([judged("a", None, "failed")], [])[2] == 5
+
+
+def test_controls_do_not_make_a_run_go() -> None:
+    control = Variant(name="independent-1", control=True, status="measured")
+    assert gate.judge_run([control, judged("a", "NO-GO")], [])[2] == 1

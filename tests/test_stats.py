@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from edgebench import stats
+
+
+def test_tango_without_changes_has_a_closed_form() -> None:
+    # With no discordant pair the score equation reduces to a limit of z²/(n + z²).
+    z2 = 1.959963984540054**2
+    estimate = stats.paired_difference(0, 0, 100)
+    assert estimate.low == pytest.approx(-z2 / (100 + z2))
+    assert estimate.high == pytest.approx(z2 / (100 + z2))
+
+
+@pytest.mark.parametrize(("gain", "loss"), [(0.02, 0.02), (0.0, 0.01), (0.1, 0.03)])
+def test_tango_covers_the_truth(gain: float, loss: float) -> None:
+    rng = np.random.default_rng(7)
+    n, trials, hits = 300, 400, 0
+    draws = rng.multinomial(n, [gain, loss, 1 - gain - loss], size=trials)
+    for gained, lost, _ in draws:
+        e = stats.paired_difference(int(gained), int(lost), n)
+        hits += e.low <= gain - loss <= e.high
+    assert hits / trials > 0.92
+
+
+@given(
+    st.integers(2, 400).flatmap(
+        lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(0, n))
+    )
+)
+def test_tango_interval_holds_its_point(case: tuple[int, int, int]) -> None:
+    n, gained, lost = case
+    if gained + lost > n:
+        gained, lost = gained // 2, lost // 2
+    e = stats.paired_difference(gained, lost, n)
+    mirrored = stats.paired_difference(lost, gained, n)
+    assert -1 <= e.low <= e.point <= e.high <= 1
+    assert mirrored.low == pytest.approx(-e.high, abs=1e-7)
+
+
+def test_median_interval_of_twelve_is_third_to_tenth() -> None:
+    e = stats.median_interval(np.arange(1.0, 13.0))
+    assert (e.point, e.low, e.high) == (6.5, 3.0, 10.0)
+    assert "96.1%" in e.method
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 7, 12, 30, 101])
+def test_median_interval_covers_what_it_says(n: int) -> None:
+    e = stats.median_interval(np.arange(float(n)))
+    rank = int(e.low)
+    coverage = 1 - 2 * binom.cdf(rank, n, 0.5)
+    assert f"{coverage:.1%}" in e.method
+    if n >= 6:
+        assert coverage >= 0.95
+
+
+def test_ratio_of_blocks_cancels_drift() -> None:
+    drift = np.linspace(1, 3, 12)
+    e = stats.ratio_of_blocks(1000 * drift, 500 * drift)
+    assert e.point == pytest.approx(0.5)
+    assert e.low == pytest.approx(0.5)
+
+
+def test_samples_needed_is_mlperfs_table() -> None:
+    assert [stats.samples_needed(q) for q in (0.9, 0.95, 0.99, 0.999)] == [64, 130, 662, 6636]
+
+
+def test_a_tail_without_enough_samples_is_unknown() -> None:
+    samples = np.arange(1.0, 664.0)
+    assert stats.quantile_ms(samples[:661], 0.99) is None
+    assert stats.quantile_ms(samples, 0.99) == pytest.approx(np.quantile(samples, 0.99) / 1e6)
+
+
+def test_bootstrap_weights_are_whole_resamples() -> None:
+    weights = stats.bootstrap_weights(50, seed=3, resamples=20)
+    assert (weights.sum(axis=1) == 50).all()
+    assert (weights == stats.bootstrap_weights(50, seed=3, resamples=20)).all()
+    assert (weights != stats.bootstrap_weights(50, seed=4, resamples=20)).any()
+
+
+def test_bootstrap_ratio_covers() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for trial in range(100):
+        top, bottom = rng.exponential(2, 200), rng.exponential(4, 200)
+        weights = stats.bootstrap_weights(200, trial, 300)
+        point, replicates = stats.bootstrap_ratio(top, bottom, weights)
+        e = stats.percentile_interval(point, replicates, 200)
+        hits += e.low <= 0.5 <= e.high
+    assert hits >= 86
+
+
+def test_a_ratio_that_is_not_finite_has_no_interval() -> None:
+    weights = stats.bootstrap_weights(5, 0, 10)
+    point, replicates = stats.bootstrap_ratio(np.ones(5), np.zeros(5), weights)
+    assert stats.percentile_interval(point, replicates, 5).low is None
