@@ -1,0 +1,1 @@
+"""Reports of a run: one file a form, registered by name."""

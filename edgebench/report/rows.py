@@ -1,0 +1,137 @@
+"""The verdict table, one row a variant, as every report shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from edgebench.records import Reason, RunRecord, Variant
+from edgebench.report import format as fmt
+
+_STATUS_WORDS = {"failed": "FAILED", "skipped": "SKIPPED", "not_measured": "NOT MEASURED"}
+_EXIT_WORDS = {4: "NOT MEASURED", 5: "FAILED"}
+_TONES = {"GO": "go", "NO-GO": "no-go", "INCONCLUSIVE": "inconclusive", "FAILED": "no-go"}
+
+
+class Cell(NamedTuple):
+    """A value, and its interval (or what else belongs under it)."""
+
+    point: str = fmt.MISSING
+    interval: str = ""
+
+    @property
+    def line(self) -> str:
+        """Both on one line."""
+        return f"{self.point} {self.interval}".strip()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant with its numbers written out; `tone` is the colour family of its verdict."""
+
+    name: str
+    chain: str
+    word: str
+    tone: str
+    latency: Cell
+    ratio: Cell
+    size: Cell
+    size_ratio: Cell
+    accuracy: Cell
+    delta: Cell
+    disagreement: Cell
+    preservation: Cell
+    problem: str
+    reasons: tuple[Reason, ...]
+
+
+def ordered(run: RunRecord, *, controls: bool = False) -> list[Variant]:
+    """Base, then the variants in the recipe's order, then the controls where they are wanted."""
+    wanted = [v for v in run.variants if controls or not v.control]
+    return sorted(wanted, key=lambda v: (v.name != "base", v.control))
+
+
+def verdict_word(variant: Variant) -> str:
+    """The verdict, or the word that stands in its place."""
+    if variant.verdict is not None:
+        return variant.verdict
+    if variant.status != "measured":
+        return _STATUS_WORDS[variant.status]
+    if variant.name == "base":
+        return "reference"
+    return "control" if variant.control else "NO VERDICT"
+
+
+def run_word(run: RunRecord) -> str:
+    """The verdict of the whole run, or what it ended in instead."""
+    return run.verdict or _EXIT_WORDS.get(run.exit_code, "NO VERDICT")
+
+
+def tone(word: str) -> str:
+    """The colour family of a verdict's word: go, no-go, inconclusive or none."""
+    return _TONES.get(word, "none")
+
+
+def subject(run: RunRecord) -> str:
+    """What was judged: `lenet on digits, target host`."""
+    model = fmt.plain(run.recipe.get("model", "model"))
+    data = fmt.plain(run.data.get("name") or run.recipe.get("data", "data"))
+    return f"{model} on {data}, target {fmt.plain(run.target.get('name', 'unknown'))}"
+
+
+def verdict_rows(run: RunRecord) -> list[Row]:
+    """All variants that are not controls, base first."""
+    base = run.variant("base")
+    return [_row(variant, base) for variant in ordered(run)]
+
+
+def reference(base: Variant | None, name: str) -> float | None:
+    """Base's value of a metric, which chooses the unit for all variants."""
+    return base.metrics.get(name) if base else None
+
+
+def metric_cell(variant: Variant, name: str, base: Variant | None) -> Cell:
+    """A metric of the variant's own, with its interval where there is one."""
+    unit_from = reference(base, name)
+    if name in variant.intervals:
+        return Cell(*fmt.parts(name, variant.intervals[name], unit_from))
+    return Cell(fmt.point(name, variant.metrics.get(name), unit_from))
+
+
+def comparison_cell(variant: Variant, name: str) -> Cell:
+    """A comparison with base."""
+    return Cell(*fmt.parts(name, variant.comparisons.get(name)))
+
+
+def _row(variant: Variant, base: Variant | None) -> Row:
+    word = verdict_word(variant)
+
+    def against_base(name: str) -> Cell:
+        # Base against itself is the A/A control; it has its own place in the latency figure.
+        return Cell() if variant.name == "base" else comparison_cell(variant, name)
+
+    return Row(
+        name=fmt.clean(variant.name),
+        chain=fmt.chain(variant.chain) or ("uncompressed" if variant.name == "base" else ""),
+        word=word,
+        tone=tone(word),
+        latency=metric_cell(variant, "latency_p50_ms", base),
+        ratio=against_base("latency_ratio"),
+        size=_size(variant, base),
+        size_ratio=against_base("size_ratio"),
+        accuracy=metric_cell(variant, "accuracy", base),
+        delta=against_base("accuracy_delta_pp"),
+        disagreement=against_base("prediction_disagreement"),
+        preservation=against_base("functional_preservation"),
+        problem=fmt.plain(variant.problem or ""),
+        reasons=variant.reasons,
+    )
+
+
+def _size(variant: Variant, base: Variant | None) -> Cell:
+    artifact = variant.artifact
+    if artifact is None:
+        return Cell(fmt.point("size_bytes", variant.metrics.get("size_bytes")))
+    unit_from = base.artifact.bytes if base and base.artifact else None
+    compressed = fmt.point("size_bytes", artifact.compressed_bytes, unit_from)
+    return Cell(fmt.point("size_bytes", artifact.bytes, unit_from), f"zip {compressed}")
