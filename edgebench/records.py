@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-RUN_SCHEMA = "edgebench.run/1"
-BUILD_SCHEMA = "edgebench.build/1"
+RUN_SCHEMA: Literal["edgebench.run/1"] = "edgebench.run/1"
+BUILD_SCHEMA: Literal["edgebench.build/1"] = "edgebench.build/1"
 
 # For records whose JSON has the key "schema", which pydantic keeps for itself.
 ALIASED = ConfigDict(

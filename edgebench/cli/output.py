@@ -32,4 +32,4 @@ def print_run(run: RunRecord, folder: Path, *, as_json: bool) -> None:
     from edgebench.report.terminal import summary
 
     screen = console()
-    screen.print(summary(run, folder / "report.html", screen.width))
+    screen.print(summary(run, screen.width, folder / "report.html"))

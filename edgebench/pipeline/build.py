@@ -145,7 +145,8 @@ class Builder:
 
     def _network(self, name: str) -> tuple[nn.Module, list[str]]:
         """A trained network (or base with the user's weights), from the store where it is there."""
-        from edgebench.training.loop import cross_entropy, deterministic, fit
+        from edgebench.training.loop import deterministic, fit
+        from edgebench.training.losses import cross_entropy
 
         notes: list[str] = []
         with deterministic(named_seed(self.recipe.seed, name, "init")):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgebench import __version__
 from edgebench.data import Dataset
@@ -30,11 +30,14 @@ from edgebench.pipeline.plan import PlannedVariant, check_gates, check_required,
 from edgebench.pipeline.progress import Progress
 from edgebench.pipeline.versions import building_code, package_versions
 from edgebench.recipe import Recipe
-from edgebench.records import BuildRecord, RunRecord, Stage
+from edgebench.records import BuildRecord, Record, RunRecord, Stage
 from edgebench.report.base import write_reports, write_run_json
 from edgebench.store import Store, read_json, write_atomically
 from edgebench.target import Target
 from edgebench.transports.base import Transport, TransportSpec, open_transport
+
+
+R = TypeVar("R", bound=Record)
 
 
 @dataclass
@@ -237,7 +240,7 @@ def read_run(folder: RunFolder) -> RunRecord:
     return _read(folder.record_file, RunRecord)
 
 
-def _read(path: Path, kind: Any) -> Any:
+def _read(path: Path, kind: type[R]) -> R:
     from pydantic import ValidationError
 
     try:

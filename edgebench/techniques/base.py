@@ -95,8 +95,8 @@ class Technique(ABC):
     """One way to compress.
 
     `last`: nothing may follow it in a chain, and why. `for_target`: its result depends on the
-    target's int8 format and precisions, and is stored for them alone. `replaces`: it starts a new network, so that
-    whatever stands before it in a chain would be lost.
+    target's int8 format and precisions, and is stored for them alone. `replaces`: it starts a new
+    network, so that whatever stands before it in a chain would be lost.
     """
 
     name: ClassVar[str]
@@ -151,9 +151,3 @@ def weight_layers(module: nn.Module) -> list[tuple[str, WeightLayer]]:
         for name, layer in module.named_modules()
         if isinstance(layer, kinds)
     ]
-
-
-def finetune_settings(training: Training, epochs: int, learning_rate: float | None) -> Training:
-    """How to train on: as base was trained, for `epochs`, at a third of its rate unless given."""
-    rate = learning_rate if learning_rate is not None else training.learning_rate / 3
-    return training.model_copy(update={"epochs": epochs, "learning_rate": rate})

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from edgebench.errors import BuildError
 from edgebench.techniques.base import TECHNIQUES, Context, Options, Outcome, TorchTechnique
-from edgebench.training.loop import as_logits, deterministic, fit, predict
+from edgebench.training.loop import deterministic, fit, predict
+from edgebench.training.losses import as_logits, distillation
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -44,26 +44,16 @@ class Distill(TorchTechnique):
 
     def apply(self, module: nn.Module, options: Any, context: Context) -> tuple[nn.Module, Outcome]:
         """Train the student; `module`, the teacher, is left as it is."""
-        import torch
-        from torch.nn import functional as F
-
         x, y = context.tensors()
         student = self.restructure(module, options, {}, context)
         teacher = context.base if context.base is not None else module
-        answers = as_logits(predict(teacher, x), context.probabilities)
-        temperature, alpha = options.temperature, options.alpha
-
-        def loss(answer: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-            logits = as_logits(answer, context.probabilities)
-            soft = F.kl_div(
-                F.log_softmax(logits / temperature, dim=1),
-                F.log_softmax(answers[chosen] / temperature, dim=1),
-                reduction="batchmean",
-                log_target=True,
-            )
-            hard = F.cross_entropy(logits, y[chosen])
-            return torch.add((1 - alpha) * hard, soft, alpha=alpha * temperature**2)
-
+        loss = distillation(
+            as_logits(predict(teacher, x), context.probabilities),
+            y,
+            temperature=options.temperature,
+            alpha=options.alpha,
+            probabilities=context.probabilities,
+        )
         changes = {
             name: value
             for name in ("epochs", "learning_rate")

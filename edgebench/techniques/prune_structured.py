@@ -15,11 +15,9 @@ from edgebench.techniques.base import (
     Outcome,
     TorchTechnique,
     WeightLayer,
-    finetune_settings,
     weight_layers,
 )
-from edgebench.techniques.finetune import Finetune
-from edgebench.training.loop import cross_entropy, fit
+from edgebench.techniques.finetune import Finetune, finetune
 
 if TYPE_CHECKING:
     import torch
@@ -82,18 +80,7 @@ class PruneStructured(TorchTechnique):
             for name, out, indices in pruner.DG.pruning_history()
         ]
         if options.finetune is not None:
-            x, y = context.tensors()
-            fit(
-                module,
-                x,
-                cross_entropy(y, probabilities=context.probabilities),
-                finetune_settings(
-                    context.training, options.finetune.epochs, options.finetune.learning_rate
-                ),
-                seed=context.seed_for("prune-structured/finetune"),
-                what="the pruned model",
-                on_epoch=context.on_epoch,
-            )
+            finetune(module, options.finetune, context, technique=self.name)
         after = sum(p.numel() for p in module.parameters())
         note = f"{before - after:,} of {before:,} parameters went ({1 - after / before:.1%})"
         return module.eval(), Outcome({"history": history}, [note])

@@ -13,11 +13,9 @@ from edgebench.techniques.base import (
     Options,
     Outcome,
     TorchTechnique,
-    finetune_settings,
     weight_layers,
 )
-from edgebench.techniques.finetune import Finetune
-from edgebench.training.loop import cross_entropy, fit
+from edgebench.techniques.finetune import Finetune, finetune
 
 if TYPE_CHECKING:
     import torch
@@ -66,23 +64,17 @@ class PruneUnstructured(TorchTechnique):
                 masks.append(mask)
         _check(weights, options.ratio)
         if options.finetune is not None:
-            x, y = context.tensors()
 
             def keep_zeros() -> None:
                 with torch.no_grad():
                     for weight, mask in zip(weights, masks, strict=True):
                         weight.mul_(mask)
 
-            fit(
+            finetune(
                 module,
-                x,
-                cross_entropy(y, probabilities=context.probabilities),
-                finetune_settings(
-                    context.training, options.finetune.epochs, options.finetune.learning_rate
-                ),
-                seed=context.seed_for("prune-unstructured/finetune"),
-                what="the pruned model",
-                on_epoch=context.on_epoch,
+                options.finetune,
+                context,
+                technique=self.name,
                 after_step=keep_zeros,
             )
         achieved = _check(weights, options.ratio)

@@ -13,9 +13,8 @@ from edgebench.techniques.base import (
     Options,
     Outcome,
     TorchTechnique,
-    finetune_settings,
 )
-from edgebench.training.loop import cross_entropy, fit
+from edgebench.techniques.finetune import Finetune, finetune
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,14 +22,10 @@ if TYPE_CHECKING:
 CALIBRATION_EXAMPLES = 512
 
 
-class QatOptions(Options):
+class QatOptions(Finetune):
     """Options of `qat`."""
 
     bits: Literal[8] = Field(8, description="bits of weights and activations")
-    epochs: int = Field(5, ge=1, le=10000, description="epochs of training on the grid")
-    learning_rate: float | None = Field(
-        None, gt=0, le=10, description="none: a third of the rate base was trained with"
-    )
 
 
 @TECHNIQUES.register("qat")
@@ -54,20 +49,12 @@ class Qat(TorchTechnique):
         if "int8" not in context.precisions:
             raise BuildError("the target runs no int8", hint="see 'precisions' in its file")
         quantized = self.restructure(module, options, {}, context)
-        x, y = context.tensors()
+        x, _ = context.tensors()
         quantized.train()
         with torch.no_grad():
-            for part in torch.split(x[:CALIBRATION_EXAMPLES], 64):
+            for part in torch.split(x[:: max(1, len(x) // CALIBRATION_EXAMPLES)], 64):
                 quantized(part)
-        fit(
-            quantized,
-            x,
-            cross_entropy(y, probabilities=context.probabilities),
-            finetune_settings(context.training, options.epochs, options.learning_rate),
-            seed=context.seed_for("qat/order"),
-            what="the quantized model",
-            on_epoch=context.on_epoch,
-        )
+        finetune(quantized, options, context, technique=self.name)
         return quantized, Outcome(notes=[f"int8 format {context.int8}"])
 
     def restructure(

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from edgebench.errors import BuildError
 from edgebench.recipe import Training
+from edgebench.training.losses import Loss
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# Given the logits [B, C] and which training examples [B] they belong to: the loss to minimise.
-Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 # Called after each epoch with (epochs done, epochs in all, mean loss).
 OnEpoch = Callable[[int, int, float], None]
 
@@ -88,21 +87,6 @@ def fit(
             if on_epoch is not None:
                 on_epoch(epoch + 1, settings.epochs, total / n)
     module.eval()
-
-
-def cross_entropy(labels: torch.Tensor, *, probabilities: bool = False) -> Loss:
-    """The loss against the training labels [N]; see `as_logits` for `probabilities`."""
-    from torch.nn import functional as F
-
-    return lambda answer, chosen: F.cross_entropy(as_logits(answer, probabilities), labels[chosen])
-
-
-def as_logits(answer: torch.Tensor, probabilities: bool) -> torch.Tensor:
-    """A model's answer as logits: the logarithm, where the model itself ends in a softmax.
-
-    A loss that takes the softmax of a softmax learns, but badly, and nobody is told.
-    """
-    return answer.clamp_min(1e-12).log() if probabilities else answer
 
 
 def predict(module: nn.Module, inputs: torch.Tensor, batch: int = 256) -> torch.Tensor:
