@@ -47,7 +47,9 @@ def _as_line(
     where: str,
     noun: str,
 ) -> EdgebenchError:
-    first = problem.errors()[0]
+    # A misspelt key is also a missing one: the misspelling is what the user can see.
+    errors = problem.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     path = ".".join(str(p) for p in first["loc"])
     kind = first["type"]
     if kind == "extra_forbidden":

@@ -1,0 +1,1 @@
+"""How the measuring agent is reached: one file for each transport."""

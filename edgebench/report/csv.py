@@ -1,0 +1,59 @@
+"""`metrics.csv`: every number of a run, one row each, for spreadsheets and data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from edgebench.records import Estimate, RunRecord, Variant
+from edgebench.report.base import RENDERERS, Renderer
+
+COLUMNS = (
+    "run_id",
+    "target",
+    "variant",
+    "control",
+    "status",
+    "verdict",
+    "metric",
+    "against_base",
+    "point",
+    "low",
+    "high",
+    "n",
+    "method",
+)
+
+
+def render_csv(run: RunRecord) -> str:
+    """The run as tidy data: one row a variant and metric, intervals beside the points."""
+    import pandas as pd
+
+    rows = [
+        {"run_id": run.run_id, "target": run.target.get("name"), **row}
+        for variant in run.variants
+        for row in _rows(variant)
+    ]
+    return str(pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False, lineterminator="\n"))
+
+
+def _rows(variant: Variant) -> Iterator[dict[str, Any]]:
+    about = {
+        "variant": variant.name,
+        "control": variant.control,
+        "status": variant.status,
+        "verdict": variant.verdict,
+    }
+    for name, value in variant.metrics.items():
+        if name not in variant.intervals:
+            yield {**about, "metric": name, "against_base": False, "point": value}
+    for against_base, estimates in ((False, variant.intervals), (True, variant.comparisons)):
+        for name, estimate in estimates.items():
+            yield {**about, "metric": name, "against_base": against_base, **_columns(estimate)}
+
+
+def _columns(estimate: Estimate) -> dict[str, Any]:
+    return {name: getattr(estimate, name) for name in ("point", "low", "high", "n", "method")}
+
+
+RENDERERS.register("csv")(Renderer("metrics.csv", render_csv))

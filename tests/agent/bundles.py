@@ -1,0 +1,138 @@
+"""Small real bundles for the tests: classifiers made node by node, and inputs from a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PROTOCOL = {
+    "name": "test",
+    "processes": 2,
+    "pairs": 2,
+    "block_s": 0.005,
+    "warmup_s": 0.01,
+    "warmup_cap_s": 0.2,
+    "rotate": 4,
+    "outputs_batch": 64,
+    "timeout_s": 60.0,
+    "cpu": None,
+}
+
+
+def classifier(
+    path: Path,
+    *,
+    seed: int = 0,
+    batch: int | str = "N",
+    rank3: bool = False,
+    scale: float = 1.0,
+    log: bool = False,
+    hidden: int = 16,
+) -> Path:
+    """An ONNX classifier for [N, 1, 4, 4]: flatten, two dense layers, four classes.
+
+    `rank3` gives [N, 4, 4] instead, `log` the logarithm (NaN for negative values).
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(seed)
+    first = numpy_helper.from_array(rng.normal(size=(16, hidden)).astype("float32"), "w1")
+    second = numpy_helper.from_array(scale * rng.normal(size=(hidden, 4)).astype("float32"), "w2")
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["logits"]),
+    ]
+    initializers = [first, second]
+    shape: list[Any] = [batch, 4]
+    last = "logits"
+    if log:
+        nodes.append(helper.make_node("Log", ["logits"], ["log"]))
+        last = "log"
+    if rank3:
+        initializers.append(numpy_helper.from_array(np.array([0, 1, 4], dtype="int64"), "shape"))
+        nodes.append(helper.make_node("Reshape", [last, "shape"], ["tall"]))
+        last, shape = "tall", [batch, 1, 4]
+    nodes.append(helper.make_node("Identity", [last], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 1, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(path))
+    return path
+
+
+def make_bundle(
+    folder: Path,
+    models: dict[str, Path],
+    *,
+    untimed: tuple[str, ...] = (),
+    examples: int = 100,
+    run_id: str = "20260101T000000-abcdef",
+    **protocol: Any,
+) -> Path:
+    """A bundle folder of the named model files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(1)
+    np.save(folder / "inputs.npy", rng.normal(size=(examples, 1, 4, 4)).astype("float32"))
+    entries = []
+    for name, source in models.items():
+        target = folder / "models" / f"{name}.onnx"
+        target.parent.mkdir(exist_ok=True)
+        content = source.read_bytes()
+        target.write_bytes(content)
+        entries.append(
+            {
+                "name": name,
+                "file": f"models/{name}.onnx",
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "bytes": len(content),
+                "timed": name not in untimed,
+            }
+        )
+    manifest = {
+        "schema": "edgebench.bundle/1",
+        "run_id": run_id,
+        "edgebench_version": "0.1.0",
+        "seed": 0,
+        "runtime": {
+            "name": "onnxruntime",
+            "providers": ["CPUExecutionProvider"],
+            "threads": 1,
+            "session_config": {},
+        },
+        "protocol": {**PROTOCOL, **protocol},
+        "inputs": {
+            "file": "inputs.npy",
+            "sha256": hashlib.sha256((folder / "inputs.npy").read_bytes()).hexdigest(),
+            "shape": [examples, 1, 4, 4],
+            "dtype": "float32",
+        },
+        "models": entries,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def edit_manifest(bundle: Path, **changes: Any) -> None:
+    """Change top-level entries; a dotted key (with __) changes a nested one."""
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for key, value in changes.items():
+        *parents, leaf = key.split("__")
+        place = manifest
+        for parent in parents:
+            place = place[int(parent)] if parent.isdigit() else place[parent]
+        place[leaf] = value
+    path.write_text(json.dumps(manifest))
