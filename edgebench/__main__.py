@@ -32,10 +32,6 @@ def run(arguments: list[str]) -> int:
             raise
         _complain("interrupted; what is done is kept: the same command goes on from there")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough.
-        sys.stderr.close()
-        return EXIT_FAILED
     except Exception as error:
         if debug:
             raise

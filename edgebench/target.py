@@ -37,12 +37,14 @@ class Runtime(_Part):
 class Target(_Part):
     """A device, how it is reached, and what it can run.
 
-    `int8` names the quantization format; "auto" takes it from the device's processor. `opset` is
-    the ONNX operator set its runtime understands.
+    `family` is what the device must turn out to be; where it does not, the report says so. `int8`
+    names the quantization format; "auto" takes it from the device's processor. `opset` is the ONNX
+    operator set its runtime understands.
     """
 
     name: str
     description: str = ""
+    family: Literal["any", "jetson"] = "any"
     transport: str = "local"
     host: str | None = None
     python: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from edgebench.cli import bundles, judge, listing, past, run, targets
-from edgebench.errors import EXIT_USAGE
+from edgebench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
 app = typer.Typer(
     name="edgebench",
@@ -51,8 +51,9 @@ def invoke(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(arguments, prog_name="edgebench", standalone_mode=False)
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
+    except SystemExit:
+        # typer's only exit of its own here: the reader of our output (head, less) has seen enough.
+        return EXIT_FAILED
     except Exception as error:
         # typer brings its own copy of click or the installed one: tell them by their interface.
         message = getattr(error, "format_message", None)
@@ -63,4 +64,7 @@ def invoke(arguments: list[str]) -> int:
             where = getattr(getattr(error, "ctx", None), "command_path", "edgebench")
             print(f"{where}: {text.rstrip('.')}; see '{where} --help'", file=sys.stderr)
         return EXIT_USAGE
+    if result == EXIT_INTERRUPTED:
+        # typer turns an interrupt into this code; the way in says how to go on.
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0

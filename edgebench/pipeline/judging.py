@@ -54,7 +54,7 @@ def judge_folder(
     else:
         judged = [gate.judge_variant(v, base, gates) for v in variants]
         verdict, text, code = gate.judge_run(judged, require)
-        warnings += _warnings(judged, base)
+        warnings += [*_device_warnings(build, device, base), *_warnings(judged, base)]
     return RunRecord(
         run_id=build.run_id,
         created=build.created,
@@ -214,6 +214,23 @@ def _read_samples(path: Path) -> compare.Samples:
                 )
             }
         )
+
+
+def _device_warnings(build: BuildRecord, device: dict[str, Any], base: Variant) -> list[str]:
+    """Where the device or its provider is not what the target's name promises."""
+    if build.target.get("family") != "jetson":
+        return []
+    found = []
+    if not device["identity"].get("jetson"):
+        found.append("this device does not look like a Jetson: it has no L4T release file")
+    evidence = base.measurement.evidence if base.measurement is not None else {}
+    used = evidence.get("providers", [])
+    if used and used[0] == "CPUExecutionProvider":
+        found.append(
+            "measured on the processor, not the GPU: the device's ONNX Runtime offers no CUDA or "
+            "TensorRT provider; install one built for its JetPack"
+        )
+    return found
 
 
 def _warnings(variants: Sequence[Variant], base: Variant) -> list[str]:
