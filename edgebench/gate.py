@@ -27,7 +27,8 @@ def judge_gate(gate: Gate, estimate: Estimate | None, *, floor: float = 0.0) -> 
         return Reason(gate=gate.describe(), metric=gate.metric, verdict=verdict, text=text)
 
     if estimate is None:
-        return reason("INCONCLUSIVE", f"{gate.metric} was not measured")
+        why = ": it needs an independent control" * (gate.metric == "functional_preservation")
+        return reason("INCONCLUSIVE", f"{gate.metric} was not measured{why}")
     if estimate.point is None and estimate.method.startswith("identical"):
         return reason("GO", f"{gate.metric}: {estimate.method}")
     if estimate.point is None or estimate.low is None or estimate.high is None:

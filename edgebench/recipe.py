@@ -50,9 +50,14 @@ class Step(BaseModel):
 
 
 class Controls(_Part):
-    """Networks that give distance a scale: the same architecture, trained from another seed."""
+    """Networks that give distance a scale: the same architecture, trained from another seed.
+
+    `independent` of them are trained; `files` are ONNX files the user trained so, for a base that
+    is a file itself. They are numbered on: independent-1, independent-2, …
+    """
 
     independent: int = Field(2, ge=0, le=32)
+    files: list[str] = Field(default_factory=list, max_length=32)
 
 
 class Training(_Part):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgebench.data import Dataset
 from edgebench.errors import BuildError, EdgebenchError, StorageError, one_line
 from edgebench.hashing import named_seed
-from edgebench.models.source import ModelSource, check_classifier, load_weights
+from edgebench.models.source import ModelSource, check_classifier, file_sha256, load_weights
 from edgebench.pipeline.keys import Keys
 from edgebench.pipeline.plan import PlannedStep, PlannedVariant
 from edgebench.pipeline.progress import Progress
@@ -75,7 +75,8 @@ class Builder:
     def base(self) -> Built:
         """The uncompressed model; without it there is no run, so its errors are not caught."""
         if self.source.onnx_file is not None:
-            return Built("base", self._user_file())
+            file = self._user_file("base", self.source.onnx_file, self.keys.network("base"))
+            return Built("base", file)
         module, notes = self._network("base")
         self._base = module
         where = f"model '{self.source.spec}'"
@@ -94,6 +95,18 @@ class Builder:
             return Built(name, file, control=True, notes=(*notes, parity))
 
         return self._guarded(Built(name, None, control=True), make)
+
+    def control_file(self, index: int, path: Path) -> Built:
+        """A network the user trained as base was, from another seed, as an ONNX file."""
+        name = f"independent-{index}"
+        # A file that is not there is the user's mistake, not a failed control: not guarded.
+        key = self.keys.file(file_sha256(path, "control"))
+        return Built(
+            name,
+            self._user_file(name, path, key),
+            control=True,
+            notes=(f"from {path.name}",),
+        )
 
     def variant(self, planned: PlannedVariant) -> Built:
         """A variant's chain, applied step by step."""
@@ -122,7 +135,8 @@ class Builder:
 
     def _chain(self, planned: PlannedVariant) -> Built:
         key = self.keys.network("base")
-        file = self._user_file() if self.source.onnx_file is not None else None
+        given = self.source.onnx_file
+        file = self._user_file("base", given, key) if given is not None else None
         notes: list[str] = []
         done: list[tuple[PlannedStep, dict[str, Any]]] = []
         folder: Path | None = None
@@ -242,15 +256,12 @@ class Builder:
             _load(module, folder)
         return module.eval()
 
-    def _user_file(self) -> Path:
-        """The user's own ONNX file, checked and as one file."""
+    def _user_file(self, name: str, path: Path, key: str) -> Path:
+        """A user's own ONNX file, checked and as one file."""
         import onnx
 
         from edgebench.exporters.onnx_file import check_fits, classifier_of, read_onnx
 
-        path = self.source.onnx_file
-        if path is None:
-            raise BuildError("the model is no ONNX file")
         model = read_onnx(path)
         classifier = classifier_of(model, where=str(path))
         check_fits(classifier, self.dataset.input_shape, self.dataset.classes, where=str(path))
@@ -258,7 +269,7 @@ class Builder:
         def make(new: Path) -> None:
             onnx.save(model, new / MODEL)
 
-        return self._step("base: check", self.keys.network("base"), make) / MODEL
+        return self._step(f"{name}: check", key, make) / MODEL
 
     def _context(self, purpose: str, base: nn.Module | None) -> Context:
         new_module = None

@@ -33,6 +33,10 @@ class Keys:
             seed=self.recipe.seed,
         )
 
+    def file(self, sha256: str) -> str:
+        """The key of a user's own ONNX file."""
+        return self._key("file", sha256=sha256)
+
     def step(self, before: str, step: PlannedStep) -> str:
         """The key of a technique applied to what has the key `before`."""
         technique = step.technique
@@ -41,6 +45,7 @@ class Keys:
             "step",
             before=before,
             technique=step.record(),
+            identity=technique.identity(step.options),
             data=self.data_fingerprint,
             training=self.recipe.training.model_dump(),
             seed=self.recipe.seed,

@@ -20,7 +20,7 @@ from edgebench.errors import (
 )
 from edgebench.hashing import value_digest
 from edgebench.history import History
-from edgebench.models.source import ModelSource, find_model
+from edgebench.models.source import ModelSource, file_sha256, find_model
 from edgebench.pipeline.build import Builder, Built
 from edgebench.pipeline.bundling import write_bundle
 from edgebench.pipeline.folder import RunFolder
@@ -35,7 +35,6 @@ from edgebench.report.base import write_reports, write_run_json
 from edgebench.store import Store, read_json, write_atomically
 from edgebench.target import Target
 from edgebench.transports.base import Transport, TransportSpec, open_transport
-
 
 R = TypeVar("R", bound=Record)
 
@@ -176,9 +175,13 @@ class Job:
 
     def _build(self, builder: Builder, source: ModelSource) -> list[Built]:
         built = [builder.base()]
-        if source.trainable:
-            count = self.recipe.controls.independent
-            built += [builder.control(i + 1) for i in range(count)]
+        controls = self.recipe.controls
+        trained = controls.independent if source.trainable else 0
+        built += [builder.control(i + 1) for i in range(trained)]
+        built += [
+            builder.control_file(trained + i + 1, Path(file))
+            for i, file in enumerate(controls.files)
+        ]
         built += [builder.variant(v) for v in self.planned]
         return built
 
@@ -188,6 +191,7 @@ class Job:
                 "recipe": self.recipe.model_dump(mode="json"),
                 "target": self.target.model_dump(mode="json"),
                 "model": source.identity,
+                "controls": [file_sha256(Path(f), "control") for f in self.recipe.controls.files],
                 "data": dataset.fingerprint,
                 "code": building_code(),
                 "versions": package_versions(),

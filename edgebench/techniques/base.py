@@ -74,6 +74,11 @@ class Context:
 
         return torch.from_numpy(self.train_x), torch.from_numpy(self.train_y)
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example, [C, H, W]."""
+        return self.train_x.shape[1:]
+
     def seed_for(self, purpose: str) -> int:
         """The seed of one named random draw."""
         return named_seed(self.seed, purpose)
@@ -106,6 +111,10 @@ class Technique(ABC):
     last: ClassVar[str | None] = None
     for_target: ClassVar[bool] = False
     replaces: ClassVar[bool] = False
+
+    def identity(self, options: Any) -> dict[str, Any]:
+        """What the result depends on besides the options: JSON-able, part of its key."""
+        return {}
 
 
 class TorchTechnique(Technique):

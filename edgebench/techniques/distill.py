@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from edgebench.errors import BuildError
+from edgebench.errors import BuildError, ModelError
+from edgebench.models.source import find_model
 from edgebench.techniques.base import TECHNIQUES, Context, Options, Outcome, TorchTechnique
 from edgebench.training.loop import deterministic, fit, predict
 from edgebench.training.losses import as_logits, distillation
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 class DistillOptions(Options):
     """Options of `distill`."""
 
-    width: float = Field(
-        0.5, gt=0, le=1, description="the student's channels, as a share of base's"
+    student: str | None = Field(
+        None, description="a named model or package.module:factory; none: base's own"
+    )
+    width: float | None = Field(
+        None, gt=0, le=1, description="passed to the student's factory: its share of the channels"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the student's factory"
     )
     temperature: float = Field(4.0, gt=0, le=100, description="T of the softened answers")
     alpha: float = Field(
@@ -76,7 +83,31 @@ class Distill(TorchTechnique):
         self, module: nn.Module, options: Any, structure: dict[str, Any], context: Context
     ) -> nn.Module:
         """A new, narrower network."""
-        if context.new_module is None:
-            raise BuildError("an ONNX file is no factory of networks: no student can be made")
         with deterministic(context.seed_for("distill/init")):
-            return context.new_module(width=options.width)
+            if options.student is not None:
+                source = find_model(options.student, weights=None, options=_passed(options))
+                return source.build(context.input_shape, context.classes)
+            if context.new_module is None:
+                raise BuildError("an ONNX file is no factory of networks: no student can be made")
+            try:
+                return context.new_module(**_passed(options))
+            except ModelError as error:
+                raise BuildError(
+                    f"no student: {error.what}",
+                    where=error.where,
+                    hint="say how it is smaller with 'options:', or name another with 'student:'",
+                ) from error
+
+    def identity(self, options: Any) -> dict[str, Any]:
+        """The student's own source, where it is not base's."""
+        if options.student is None:
+            return {}
+        return find_model(options.student, weights=None, options=_passed(options)).identity
+
+
+def _passed(options: DistillOptions) -> dict[str, Any]:
+    """What the student's factory gets: half the channels, where nothing else is said."""
+    width = options.width
+    if width is None and not options.options and options.student is None:
+        width = 0.5
+    return {**options.options, **({} if width is None else {"width": width})}

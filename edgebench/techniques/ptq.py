@@ -137,11 +137,11 @@ def _reader(model: Path, examples: NDArray[np.float32]) -> Any:
 
 
 class _quiet:  # noqa: N801 - a context manager used like a function
-    """Keeps the quantizer's advice to the root logger off the user's screen."""
+    """Keeps the quantizer's advice, and the tracebacks it logs, off the user's screen."""
 
     def __enter__(self) -> None:
         self.before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
+        logging.disable(logging.CRITICAL)
 
     def __exit__(self, *_: object) -> None:
         logging.disable(self.before)

@@ -124,4 +124,8 @@ class _OnnxModel(Model):
 
 
 def _plain(error: Exception) -> str:
-    return one_line(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)), 300)
+    """ONNX Runtime's message without its error code, source file and C++ signature."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+    text = re.sub(r"^Load model from \S+ failed:\s*", "", text)
+    text = re.sub(r"^/\S+\.(cc|h):\d+ .*\)( const)?\s+(?=[A-Z\[])", "", text)
+    return one_line(text, 300)
