@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgebench.errors import BuildError, one_line
+from edgebench.agent.runtimes.onnxruntime import plain_message
+from edgebench.errors import BuildError
 from edgebench.techniques.base import TECHNIQUES, Context, OnnxTechnique, Options, Outcome
 
 
@@ -86,8 +87,7 @@ class Ptq(OnnxTechnique):
             model = onnx.load(destination)
         except Exception as error:
             raise BuildError(
-                f"ONNX Runtime cannot quantize this model: {type(error).__name__}: "
-                f"{one_line(str(error), 200)}"
+                f"ONNX Runtime cannot quantize this model: {plain_message(error)}"
             ) from error
         count = sum(node.op_type == "DequantizeLinear" for node in model.graph.node)
         if not count:

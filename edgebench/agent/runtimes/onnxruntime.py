@@ -60,7 +60,7 @@ class OnnxRuntime(Runtime):
             session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:
             raise ModelFailedError(
-                f"ONNX Runtime cannot load the model: {_plain(error)}"
+                f"ONNX Runtime cannot load the model: {plain_message(error)}"
             ) from error
         return _OnnxModel(session)
 
@@ -91,7 +91,9 @@ class _OnnxModel(Model):
             output = self._session.run([self.output_name], feed)[0]
             return np.asarray(output, dtype=np.float32)
         except Exception as error:
-            raise ModelFailedError(f"ONNX Runtime cannot run the model: {_plain(error)}") from error
+            raise ModelFailedError(
+                f"ONNX Runtime cannot run the model: {plain_message(error)}"
+            ) from error
 
     def bind(self, example: NDArray[np.float32], output: NDArray[np.float32]) -> Query:
         import numpy as np
@@ -123,7 +125,7 @@ class _OnnxModel(Model):
         )
 
 
-def _plain(error: Exception) -> str:
+def plain_message(error: Exception) -> str:
     """ONNX Runtime's message without its error code, source file and C++ signature."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
     text = re.sub(r"^Load model from \S+ failed:\s*", "", text)
