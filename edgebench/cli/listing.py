@@ -28,21 +28,22 @@ def list_(
     }
     if kind not in rows:
         raise UnknownNameError("kind", kind, KINDS)
-    _print_rows(rows[kind]())
+    print_rows(rows[kind]())
     return 0
 
 
-def _print_rows(rows: list[tuple[str, str]]) -> None:
+def print_rows(rows: list[tuple[str, str]]) -> None:
+    """Print names and what they mean in two columns."""
     from rich.table import Table
 
-    from edgebench.cli.output import console
+    from edgebench.cli.output import print_rich
 
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column()
     for name, text in rows:
         table.add_row(name, text)
-    console().print(table, markup=False)
+    print_rich(table)
 
 
 def _techniques() -> list[tuple[str, str]]:

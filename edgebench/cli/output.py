@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from edgebench.records import RunRecord
 
@@ -24,6 +24,17 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=width, soft_wrap=False, highlight=False)
 
 
+def print_rich(what: RenderableType) -> None:
+    """Print something rich on standard output; without the padding where nobody sees colours."""
+    screen = console()
+    if screen.is_terminal:
+        screen.print(what)
+        return
+    with screen.capture() as captured:
+        screen.print(what, markup=False)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
 def print_run(run: RunRecord, folder: Path, *, as_json: bool) -> None:
     """The finished run: for people, or `run.json` for machines."""
     if as_json:
@@ -31,5 +42,4 @@ def print_run(run: RunRecord, folder: Path, *, as_json: bool) -> None:
         return
     from edgebench.report.terminal import summary
 
-    screen = console()
-    screen.print(summary(run, screen.width, folder / "report.html"))
+    print_rich(summary(run, console().width, folder / "report.html"))

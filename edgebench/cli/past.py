@@ -20,15 +20,14 @@ def list_(
 ) -> int:
     """List past runs, newest first."""
     del debug
-    from edgebench.cli.output import console
+    from edgebench.cli.output import console, print_rich
     from edgebench.history import History, history_table
 
     rows = History.open().list(recipe=recipe, target=target, limit=limit)
     if not rows:
         print("no runs yet; 'edgebench run' adds one")
         return 0
-    screen = console()
-    screen.print(history_table(rows, screen.width))
+    print_rich(history_table(rows, console().width))
     return 0
 
 

@@ -15,10 +15,10 @@ app = typer.Typer(help="The devices there are files for.", no_args_is_help=True)
 def list_(debug: DebugOption = False) -> int:
     """List the targets and what they are."""
     del debug
-    from edgebench.cli.listing import _print_rows
+    from edgebench.cli.listing import print_rows
     from edgebench.target import load_target, target_files
 
-    _print_rows([(name, load_target(name).description) for name in sorted(target_files())])
+    print_rows([(name, load_target(name).description) for name in sorted(target_files())])
     return 0
 
 
