@@ -18,7 +18,8 @@ class Samples:
     """The raw samples of one model and of base beside it (`samples.npz` of the agent).
 
     `block_process`, `block_pair`, `block_arm` (0 base, 1 variant): [B]; `sample_block`: [S];
-    `sample_ns`: [S], nanoseconds a query.
+    `sample_ns`: [S], nanoseconds a query, each a mean over some calls; `single_ns`: [Q], the
+    variant's queries timed one by one.
     """
 
     block_process: NDArray[np.int32]
@@ -26,6 +27,7 @@ class Samples:
     block_arm: NDArray[np.int32]
     sample_block: NDArray[np.int32]
     sample_ns: NDArray[np.float64]
+    single_ns: NDArray[np.int64]
 
     def of_arm(self, arm: int) -> NDArray[np.float64]:
         """All query times of one arm, in ns."""
@@ -52,15 +54,25 @@ def latency_ratio(samples: Samples) -> Estimate:
     return stats.ratio_of_blocks(*samples.paired_medians())
 
 
-def latency_metrics(samples: Samples) -> dict[str, float | None]:
-    """The latency quantiles in ms and the throughput of a model's own blocks."""
-    own = samples.of_arm(1)
-    return {
-        "latency_p50_ms": stats.quantile_ms(own, 0.5),
-        "latency_p90_ms": stats.quantile_ms(own, 0.9),
-        "latency_p99_ms": stats.quantile_ms(own, 0.99),
-        "throughput_per_s": 1e9 / float(own.mean()),
+def latency_metrics(samples: Samples) -> tuple[dict[str, float | None], dict[str, Estimate]]:
+    """The latency quantiles in ms and the throughput of a model: values and intervals.
+
+    The median and the throughput come from its blocks, which the ratio is made of; the tails from
+    the queries timed one by one.
+    """
+    blocks = stats.median_interval(samples.paired_medians()[1] / 1e6)
+    values: dict[str, float | None] = {
+        "latency_p50_ms": blocks.point,
+        "throughput_per_s": 1e9 / float(samples.of_arm(1).mean()),
     }
+    intervals = {"latency_p50_ms": blocks.model_copy(update={"method": f"blocks, {blocks.method}"})}
+    single_ms = samples.single_ns.astype(np.float64) / 1e6
+    for name, q in (("latency_p90_ms", 0.9), ("latency_p99_ms", 0.99)):
+        tail = stats.tail_quantile(single_ms, q)
+        values[name] = None if tail is None else tail.point
+        if tail is not None:
+            intervals[name] = tail
+    return values, intervals
 
 
 def model_metrics(outputs: Outputs) -> tuple[dict[str, float | None], dict[str, Estimate]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgebench import stats
 from edgebench.errors import (
     EXIT_FAILED,
     EXIT_GO,
@@ -11,6 +12,7 @@ from edgebench.errors import (
     EXIT_NO_GO,
     EXIT_NOT_MEASURED,
 )
+from edgebench.metrics.base import METRICS
 from edgebench.recipe import Gate
 from edgebench.records import Estimate, Reason, Variant, Verdict
 
@@ -88,7 +90,10 @@ def judge_variant(variant: Variant, base: Variant, gates: Sequence[Gate]) -> Var
 
 
 def find_estimate(variant: Variant, metric: str) -> Estimate | None:
-    """A metric of a variant as an estimate: a comparison, an interval, or an exact value."""
+    """A metric of a variant as an estimate: a comparison, an interval, or an exact value.
+
+    A measured value without an interval is given without one, so that no gate takes it for exact.
+    """
     if metric in variant.comparisons:
         return variant.comparisons[metric]
     if metric in variant.intervals:
@@ -96,7 +101,9 @@ def find_estimate(variant: Variant, metric: str) -> Estimate | None:
     value = variant.metrics.get(metric)
     if value is None:
         return None
-    return Estimate(point=value, low=value, high=value, n=1, method="as measured")
+    if METRICS.get(metric).certainty == "exact":
+        return stats.exact(value, 1)
+    return Estimate(point=value, low=None, high=None, n=1, method="a single value")
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:

@@ -34,7 +34,7 @@ class Protocol(BaseModel):
 PROFILES: dict[str, Protocol] = {
     "quick": Protocol(name="quick"),
     "standard": Protocol(
-        name="standard", processes=5, pairs=6, block_s=0.4, warmup_s=1.0, warmup_cap_s=10.0
+        name="standard", processes=6, pairs=5, block_s=0.4, warmup_s=1.0, warmup_cap_s=10.0
     ),
     "rigorous": Protocol(
         name="rigorous",

@@ -134,8 +134,8 @@ def median_interval(values: Floats) -> Estimate:
     """The median with the narrowest exact interval of at least 95 % made of order statistics.
 
     Free of any assumption on the distribution. With 12 values it is [3rd, 10th], which covers
-    96.1 %. Fewer than 6 values cannot cover 95 %: then the whole range is given, and the method
-    names its true coverage. Source: David and Nagaraja, Order Statistics (2003), section 7.1.
+    96.1 %. Fewer than 6 values cannot cover 95 %: then there is no interval, and the method says
+    so. Source: David and Nagaraja, Order Statistics (2003), section 7.1.
     """
     from scipy.stats import binom
 
@@ -148,6 +148,9 @@ def median_interval(values: Floats) -> Estimate:
             break
         rank = k
     coverage = 1 - 2 * float(binom.cdf(rank, n, 0.5))
+    if coverage < LEVEL:
+        method = f"median of {n}: too few for an interval of 95 %"
+        return Estimate(point=point, low=None, high=None, n=n, method=method)
     return Estimate(
         point=point,
         low=float(ordered[rank]),
@@ -164,25 +167,34 @@ def ratio_of_blocks(base_ns: Floats, variant_ns: Floats) -> Estimate:
     cancels the drift of a machine that is not quiet; the interval is that of `median_interval`.
     """
     logs = median_interval(np.log(variant_ns / base_ns))
-    return Estimate(
-        point=math.exp(_known(logs.point)),
-        low=math.exp(_known(logs.low)),
-        high=math.exp(_known(logs.high)),
-        n=logs.n,
-        method=f"block pairs, log ratio, {logs.method}",
+    point, low, high = (
+        None if v is None else math.exp(v) for v in (logs.point, logs.low, logs.high)
     )
+    method = f"block pairs, log ratio, {logs.method}"
+    return Estimate(point=point, low=low, high=high, n=logs.n, method=method)
 
 
-def quantile_ms(sample_ns: Floats, q: float) -> float | None:
-    """A latency quantile in ms, or None where the samples are too few to know it.
+def tail_quantile(values: Floats, q: float) -> Estimate | None:
+    """A quantile of the tail, or None where the values are too few to know it.
 
-    MLPerf's early-stopping rule with one sample allowed beyond it, 99 % confidence: p90 needs 64,
-    p95 130, p99 662, p99.9 6,636. Never an interpolated maximum.
+    MLPerf's early-stopping rule with one value allowed beyond it, 99 % confidence: p90 needs 64,
+    p95 130, p99 662, p99.9 6,636. Never an interpolated maximum. The interval is made of order
+    statistics and takes the values as independent.
     """
-    n = len(sample_ns)
-    if q > 0.5 and n < samples_needed(q):
+    from scipy.stats import binom
+
+    n = len(values)
+    if n < samples_needed(q):
         return None
-    return float(np.quantile(sample_ns, q)) / 1e6
+    ordered = np.sort(values)
+    low, high = (int(binom.ppf(p, n, q)) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Estimate(
+        point=float(np.quantile(ordered, q)),
+        low=float(ordered[max(low - 1, 0)]),
+        high=float(ordered[min(high, n - 1)]),
+        n=n,
+        method="order statistics of single queries, 95 %",
+    )
 
 
 def samples_needed(q: float, confidence: float = 0.99) -> int:
@@ -191,9 +203,3 @@ def samples_needed(q: float, confidence: float = 0.99) -> int:
     while (q**n + n * (1 - q) * q ** (n - 1)) > 1 - confidence:
         n += 1
     return n
-
-
-def _known(value: float | None) -> float:
-    if value is None:
-        raise ValueError("an interval of at least one value has no gaps")
-    return value

@@ -7,11 +7,13 @@ here.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -66,7 +68,12 @@ class Store:
                     return found, True
                 self._make(key, folder, make)
         except OSError as error:
-            raise storage_error(error, folder) from error
+            problem = storage_error(error, folder)
+            if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+                # `--out` moves the run, not the store.
+                hint = "name another folder in the environment variable EDGEBENCH_CACHE"
+                problem = StorageError(problem.what, where=problem.where, hint=hint)
+            raise problem from error
         return folder, False
 
     def _make(self, key: str, folder: Path, make: Callable[[Path], None]) -> None:
@@ -99,7 +106,8 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(stream.fileno())
         new.replace(path)
     except OSError as error:
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink()
         raise storage_error(error, path) from error
 
 

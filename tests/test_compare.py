@@ -30,6 +30,7 @@ def samples(
         np.array(arm, np.int32),
         np.array(block, np.int32),
         np.array(times),
+        np.arange(1, 101) * 1000,
     )
 
 
@@ -43,14 +44,22 @@ def test_samples_may_come_in_any_order() -> None:
     s = samples(1000, 700)
     order = np.random.default_rng(0).permutation(len(s.sample_ns))
     shuffled = compare.Samples(
-        s.block_process, s.block_pair, s.block_arm, s.sample_block[order], s.sample_ns[order]
+        s.block_process,
+        s.block_pair,
+        s.block_arm,
+        s.sample_block[order],
+        s.sample_ns[order],
+        s.single_ns,
     )
     assert compare.latency_ratio(shuffled) == compare.latency_ratio(s)
 
 
 def test_latency_metrics_are_of_the_model_itself() -> None:
-    found = compare.latency_metrics(samples(1e6, 2e6, processes=1, pairs=1))
+    found, intervals = compare.latency_metrics(samples(1e6, 2e6, processes=1, pairs=1))
     assert found["latency_p50_ms"] == pytest.approx(2.0, rel=0.02)
+    assert intervals["latency_p50_ms"].low is None
+    assert intervals["latency_p90_ms"].n == 100
+    assert found["latency_p90_ms"] == pytest.approx(0.0901)
     assert found["latency_p99_ms"] is None
     assert found["throughput_per_s"] == pytest.approx(500, rel=0.02)
 

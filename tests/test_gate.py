@@ -56,6 +56,17 @@ def test_what_was_not_measured_does_not_decide() -> None:
     assert gate.judge_gate(Gate(metric="energy_mj", max=1), None).verdict == "INCONCLUSIVE"
 
 
+def test_a_value_without_an_interval_does_not_decide() -> None:
+    few = Estimate(point=3.0, low=None, high=None, n=3, method="median of 3: too few")
+    reason = gate.judge_gate(Gate(metric="load_ms", max=10), few)
+    assert reason.verdict == "INCONCLUSIVE"
+    assert "too few" in reason.text
+    bare = Variant(name="a", status="measured", metrics={"load_ms": 3.0, "size_bytes": 5.0})
+    assert gate.find_estimate(bare, "load_ms").low is None
+    assert gate.find_estimate(bare, "size_bytes").low == 5
+    assert gate.find_estimate(bare, "accuracy") is None
+
+
 def test_identical_answers_meet_a_gate_on_sqnr() -> None:
     same = Estimate(point=None, low=None, high=None, n=5, method="identical logits: infinite")
     assert gate.judge_gate(Gate(metric="sqnr_db", min=30), same).verdict == "GO"

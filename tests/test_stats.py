@@ -52,11 +52,13 @@ def test_median_interval_of_twelve_is_third_to_tenth() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 7, 12, 30, 101])
 def test_median_interval_covers_what_it_says(n: int) -> None:
     e = stats.median_interval(np.arange(float(n)))
-    rank = int(e.low)
-    coverage = 1 - 2 * binom.cdf(rank, n, 0.5)
+    if n < 6:
+        assert e.low is e.high is None
+        assert "too few" in e.method
+        return
+    coverage = 1 - 2 * binom.cdf(int(e.low), n, 0.5)
     assert f"{coverage:.1%}" in e.method
-    if n >= 6:
-        assert coverage >= 0.95
+    assert coverage >= 0.95
 
 
 def test_ratio_of_blocks_cancels_drift() -> None:
@@ -71,9 +73,20 @@ def test_samples_needed_is_mlperfs_table() -> None:
 
 
 def test_a_tail_without_enough_samples_is_unknown() -> None:
-    samples = np.arange(1.0, 664.0)
-    assert stats.quantile_ms(samples[:661], 0.99) is None
-    assert stats.quantile_ms(samples, 0.99) == pytest.approx(np.quantile(samples, 0.99) / 1e6)
+    samples = np.arange(1.0, 663.0)
+    assert stats.tail_quantile(samples[:661], 0.99) is None
+    e = stats.tail_quantile(samples, 0.99)
+    assert e.point == pytest.approx(np.quantile(samples, 0.99))
+    assert e.low < e.point < e.high
+
+
+def test_tail_interval_covers() -> None:
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(200):
+        e = stats.tail_quantile(rng.exponential(size=1000), 0.9)
+        hits += e.low <= -np.log(0.1) <= e.high
+    assert hits >= 184
 
 
 def test_bootstrap_weights_are_whole_resamples() -> None:

@@ -22,6 +22,7 @@ from .measure import (
     Arm,
     Block,
     calls_per_sample,
+    time_block,
     time_pairs,
     timer_resolution_ns,
     warm_up,
@@ -186,6 +187,8 @@ class _Worker:
             process=job["process"],
             after=recheck.after,
         )
+        # A mean over `inner` calls has no tail: the quantiles need queries timed one by one.
+        single_ns = time_block(pair_of_arms[1], 1, protocol["block_s"])[1]
         gc.enable()
         if recheck.differs:
             self._reasons.append(
@@ -204,10 +207,10 @@ class _Worker:
             "rotated": len(self._examples),
             "peak_memory_reset": reset,
         }
-        self._save_samples(blocks, inner)
+        self._save_samples(blocks, inner, single_ns)
         return model
 
-    def _save_samples(self, blocks: list[Block], inner: int) -> None:
+    def _save_samples(self, blocks: list[Block], inner: int, single_ns: list[int]) -> None:
         import numpy as np
 
         counts = [len(b.sample_ns) for b in blocks]
@@ -223,6 +226,7 @@ class _Worker:
                 sample_block=np.repeat(np.arange(len(blocks), dtype=np.int32), counts),
                 sample_ns=raw_ns / inner,
                 inner=np.array([inner, inner], dtype=np.int64),
+                single_ns=np.array(single_ns, dtype=np.int64),
             )
 
     def _outputs(self, model: Model) -> NDArray[np.float32]:

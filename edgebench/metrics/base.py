@@ -88,7 +88,9 @@ class Metric:
     """A named quantity.
 
     `of`: "model" is computed from one model's answers, "pair" from a variant's and base's,
-    "measured" comes from the agent or the file. `better`: which direction is good.
+    "measured" comes from the agent or the file. `better`: which direction is good. `certainty`:
+    "interval" where every value comes with one, "exact" where it needs none, "none" where there is
+    none to judge by: such a metric cannot be a gate.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Metric:
     better: Literal["higher", "lower"]
     meaning: str
     of: Literal["model", "pair", "measured"]
+    certainty: Literal["interval", "exact", "none"] = "interval"
     on_model: ModelFunction | None = None
     on_pair: PairFunction | None = None
 
@@ -105,13 +108,19 @@ METRICS: Registry[Metric] = Registry("metric", "edgebench.metrics")
 
 
 def model_metric(
-    name: str, *, title: str, unit: str, better: Literal["higher", "lower"], meaning: str
+    name: str,
+    *,
+    title: str,
+    unit: str,
+    better: Literal["higher", "lower"],
+    meaning: str,
+    certainty: Literal["interval", "exact", "none"] = "interval",
 ) -> Callable[[ModelFunction], ModelFunction]:
     """Register a function of one model's answers as a metric."""
 
     def add(function: ModelFunction) -> ModelFunction:
         METRICS.register(name)(
-            Metric(name, title, unit, better, meaning, "model", on_model=function)
+            Metric(name, title, unit, better, meaning, "model", certainty, on_model=function)
         )
         return function
 

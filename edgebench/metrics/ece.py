@@ -15,6 +15,7 @@ BINS = 15
     unit="",
     better="lower",
     meaning="mean gap between confidence and accuracy over 15 equal bins of confidence",
+    certainty="none",
 )
 def ece(outputs: Outputs) -> float:
     """Top-label calibration error, 15 equal-width bins (Guo et al., ICML 2017)."""

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -103,19 +102,19 @@ def _measured(variant: Variant, folder: RunFolder, device: dict[str, Any]) -> Va
         return _failed(variant, result["problem"] or "the agent gave no reason")
     cold = result["cold"]
     metrics = dict(variant.metrics)
-    for name, key in (
-        ("load_ms", "load_ms"),
-        ("first_inference_ms", "first_inference_ms"),
-        ("peak_memory_mib", "peak_memory_mib"),
-    ):
+    intervals = {}
+    for name in ("load_ms", "first_inference_ms", "peak_memory_mib"):
         if cold:
-            metrics[name] = float(median(one[key] for one in cold))
+            found = stats.median_interval(np.array([one[name] for one in cold], dtype=np.float64))
+            metrics[name] = found.point
+            intervals[name] = found
     samples = own / "samples.npz"
     return variant.model_copy(
         update={
             "status": "measured",
             "problem": None,
             "metrics": metrics,
+            "intervals": intervals,
             "measurement": Measurement(
                 grade=device["grade"],
                 valid=result["valid"],
@@ -174,10 +173,13 @@ def _compared(
         return variant
     values, intervals = compare.model_metrics(outputs[variant.name])
     metrics = {**variant.metrics, **values}
+    intervals = {**variant.intervals, **intervals}
     comparisons = {}
     if variant.measurement is not None and variant.measurement.samples_file is not None:
         samples = _read_samples(folder.path / variant.measurement.samples_file)
-        metrics |= compare.latency_metrics(samples)
+        latencies, latency_intervals = compare.latency_metrics(samples)
+        metrics |= latencies
+        intervals |= latency_intervals
         comparisons["latency_ratio"] = compare.latency_ratio(samples)
     if variant.name != "base" and base is not None and base.status == "measured":
         controls = tuple(
@@ -211,6 +213,7 @@ def _read_samples(path: Path) -> compare.Samples:
                     "block_arm",
                     "sample_block",
                     "sample_ns",
+                    "single_ns",
                 )
             }
         )

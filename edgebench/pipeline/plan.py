@@ -61,9 +61,13 @@ def plan_variants(recipe: Recipe, *, where: str = "recipe") -> tuple[PlannedVari
 
 
 def check_gates(gates: Sequence[Gate], *, where: str = "recipe") -> None:
-    """Raise UnknownNameError where a gate names no metric."""
+    """Raise UnknownNameError or RecipeError where a gate names no metric that can be judged."""
     for gate in gates:
-        METRICS.get(gate.metric, where=f"{where}: gates")
+        metric = METRICS.get(gate.metric, where=f"{where}: gates")
+        if metric.certainty == "none":
+            raise RecipeError(
+                f"'{gate.metric}' has no interval and cannot be a gate", where=f"{where}: gates"
+            )
 
 
 def check_required(recipe: Recipe, require: Sequence[str]) -> None:

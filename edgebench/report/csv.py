@@ -7,6 +7,7 @@ from typing import Any
 
 from edgebench.records import Estimate, RunRecord, Variant
 from edgebench.report.base import RENDERERS, Renderer
+from edgebench.report.format import clean
 
 COLUMNS = (
     "run_id",
@@ -30,7 +31,14 @@ def render_csv(run: RunRecord) -> str:
     import pandas as pd
 
     rows = [
-        {"run_id": run.run_id, "target": run.target.get("name"), **row}
+        {
+            name: clean(value) if isinstance(value, str) else value
+            for name, value in {
+                "run_id": run.run_id,
+                "target": run.target.get("name"),
+                **row,
+            }.items()
+        }
         for variant in run.variants
         for row in _rows(variant)
     ]

@@ -212,6 +212,7 @@ def test_without_controls_there_is_no_scale(new_job: NewJob, tmp_path: Path) -> 
             "would lose 'prune-unstructured'",
         ),
         ("gates=[{metric: latency_ration, max: 1}]", "did you mean 'latency_ratio'?"),
+        ("gates=[{metric: ece, max: 1}]", "cannot be a gate"),
         ("model=lenett", "did you mean 'lenet'?"),
         ("data=digit", "did you mean 'digits'?"),
     ],

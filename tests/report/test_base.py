@@ -9,7 +9,7 @@ from edgebench.report.base import RENDERERS, write_reports, write_run_json
 
 def test_every_renderer_writes_its_file(run, tmp_path):
     paths = write_reports(run, tmp_path / "new")
-    assert sorted(p.name for p in paths) == ["junit.xml", "report.html", "report.md"]
+    assert sorted(p.name for p in paths) == ["junit.xml", "metrics.csv", "report.html", "report.md"]
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(p.name for p in paths)
 
 
