@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,15 +117,27 @@ def size_ratios(
     return ratios
 
 
-def landscape(models: Mapping[str, Outputs]) -> Landscape | None:
+# A model so many times as far from base as the farthest control would squeeze all others together.
+BEYOND = 3.0
+
+
+def landscape(models: Mapping[str, Outputs], controls: Sequence[str] = ()) -> Landscape | None:
     """The models as points in a plane whose distances follow their activation distances.
 
-    Classical multidimensional scaling: exact where the distances fit a plane, deterministic, and
-    its loss is known, unlike that of t-SNE. Source: Torgerson, Psychometrika 17 (1952).
+    Classical multidimensional scaling gives the directions: deterministic, and its loss is known,
+    unlike that of t-SNE. Each model's distance from base, which comes first in `models`, is exact.
+    A model far beyond the farthest of `controls` is named with its distance, not drawn. None for
+    fewer than three models. Source: Torgerson, Psychometrika 17 (1952).
     """
     from edgebench.metrics.activation_distance import distances
 
-    names = list(models)
+    if len(models) < 3:
+        return None
+    home, *others = models
+    far = {name: float(distances(models[name], models[home]).mean()) for name in others}
+    limit = BEYOND * max((far[name] for name in controls if name in far), default=float("inf"))
+    beyond = {name: distance for name, distance in far.items() if limit and distance > limit}
+    names = [name for name in models if name not in beyond]
     if len(names) < 3:
         return None
     wanted = np.zeros((len(names), len(names)))
@@ -138,11 +150,19 @@ def landscape(models: Mapping[str, Outputs]) -> Landscape | None:
     # An eigenvector's sign is arbitrary: fix it, so that the same run gives the same picture.
     signs = np.sign(plane[np.abs(plane).argmax(axis=0), [0, 1]])
     plane = (plane - plane[0]) * np.where(signs == 0, 1.0, signs)
+    # Base stands in the middle, and how far each model is from it is what a reader reads off: that
+    # distance is exact, and what the plane cannot show goes into the directions.
+    reach = np.linalg.norm(plane, axis=1)
+    lost = (reach == 0) & (wanted[0] > 0)
+    plane[lost], reach[lost] = (1.0, 0.0), 1.0
+    plane *= np.divide(wanted[0], reach, out=np.zeros_like(reach), where=reach > 0)[:, None]
     shown = np.linalg.norm(plane[:, None] - plane[None], axis=2)
     total = float((wanted**2).sum())
     stress = float(np.sqrt(((shown - wanted) ** 2).sum() / total)) if total else 0.0
     return Landscape(
         points={name: (float(x), float(y)) for name, (x, y) in zip(names, plane, strict=True)},
+        beyond=beyond,
         stress=stress,
-        method="classical multidimensional scaling of the mean activation distance",
+        method="mean activation distance from base, exact; directions by classical "
+        "multidimensional scaling",
     )

@@ -110,11 +110,13 @@ class Stage(Record):
 class Landscape(Record):
     """Where the models lie as functions: a plane whose distances follow the activation distance.
 
-    `points` maps a variant's name to (x, y); `stress` is the share of the distances the plane
-    cannot show (0: none).
+    `points` maps a variant's name to (x, y); `beyond` the models that lie too far out to be drawn
+    with the others, with their activation distance from base; `stress` is the share of the
+    distances the plane cannot show (0: none).
     """
 
     points: dict[str, tuple[float, float]]
+    beyond: dict[str, float] = Field(default_factory=dict)
     stress: float
     method: str
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edgebench import compare
+from edgebench.metrics.activation_distance import distances
 from edgebench.metrics.base import Outputs
 
 
@@ -78,6 +79,34 @@ def test_landscape_of_a_triangle_is_exact() -> None:
     points = {name: np.array(p) for name, p in found.points.items()}
     assert np.allclose(points["base"], 0)
     assert np.linalg.norm(points["a"] - points["b"]) == pytest.approx(np.sqrt(2), rel=1e-6)
+
+
+def test_a_model_far_beyond_the_controls_is_named_not_drawn() -> None:
+    labels = np.zeros(2, np.int64)
+
+    def at(tilt: float) -> Outputs:
+        return Outputs(np.tile(np.array([[0, tilt]], np.float32), (2, 1)), labels)
+
+    models = {"base": at(0), "c1": at(0.1), "c2": at(-0.1), "near": at(0.05), "far": at(9)}
+    found = compare.landscape(models, ["c1", "c2"])
+    assert found is not None
+    assert set(found.points) == {"base", "c1", "c2", "near"}
+    assert found.beyond == {"far": pytest.approx(np.sqrt(0.5), rel=1e-3)}
+    assert compare.landscape(models).beyond == {}
+
+
+def test_the_distance_from_base_is_exact() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.zeros(20, np.int64)
+    models = {
+        name: Outputs(rng.normal(size=(20, 5)).astype(np.float32), labels) for name in "abcdefg"
+    }
+    found = compare.landscape(models)
+    assert found is not None
+    assert found.stress > 0
+    for name, point in found.points.items():
+        wanted = distances(models[name], models["a"]).mean()
+        assert np.linalg.norm(point) == pytest.approx(wanted, abs=1e-9)
 
 
 def test_landscape_needs_three() -> None:

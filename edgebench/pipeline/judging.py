@@ -64,7 +64,7 @@ def judge_folder(
         device=device,
         data=build.data,
         variants=tuple(judged),
-        landscape=compare.landscape(outputs),
+        landscape=compare.landscape(outputs, [v.name for v in build.variants if v.control]),
         stages=(*build.stages, *stages),
         warnings=tuple(warnings),
         verdict=verdict,
