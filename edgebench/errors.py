@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -122,15 +123,32 @@ def one_line(text: str, limit: int = 400) -> str:
     return folded if len(folded) <= limit else folded[: limit - 1] + "…"
 
 
-def storage_error(error: OSError, path: object) -> StorageError:
+# How libraries say that the disk is full without the system's error number: Rust's and numpy's way.
+_FULL = re.compile(r"\(os error (28|122)\)|No space left on device|\d+ requested and \d+ written")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether `error`, or what it came from, is a full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return True
+        if _FULL.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def storage_error(error: Exception, path: object) -> StorageError:
     """What the operating system refused, as one line with the way out."""
-    where = str(error.filename or path)
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    number = getattr(error, "errno", None)
+    where = str(getattr(error, "filename", None) or path)
+    if is_disk_full(error):
         return StorageError(
             "the disk is full", where=where, hint="make room; what is done is kept: run again"
         )
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+    if number in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return StorageError(
             "no permission to write here", where=where, hint="name another folder, e.g. with --out"
         )
-    return StorageError(f"cannot be written: {error.strerror or error}", where=where)
+    reason = getattr(error, "strerror", None) or error
+    return StorageError(f"cannot be written: {reason}", where=where)

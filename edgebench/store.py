@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from edgebench.errors import StorageError, storage_error
+from edgebench.errors import StorageError, is_disk_full, storage_error
 from edgebench.hashing import file_digest
 
 ENTRY_FILE = "entry.json"
@@ -74,6 +74,11 @@ class Store:
                 hint = "name another folder in the environment variable EDGEBENCH_CACHE"
                 problem = StorageError(problem.what, where=problem.where, hint=hint)
             raise problem from error
+        except Exception as error:
+            # Exporters and savers wrap the system's error in their own.
+            if is_disk_full(error):
+                raise storage_error(error, folder) from error
+            raise
         return folder, False
 
     def _make(self, key: str, folder: Path, make: Callable[[Path], None]) -> None:
