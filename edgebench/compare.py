@@ -18,8 +18,8 @@ class Samples:
     """The raw samples of one model and of base beside it (`samples.npz` of the agent).
 
     `block_process`, `block_pair`, `block_arm` (0 base, 1 variant): [B]; `sample_block`: [S];
-    `sample_ns`: [S], nanoseconds a query, each a mean over some calls; `single_ns`: [Q], the
-    variant's queries timed one by one.
+    `sample_ns`: [S], nanoseconds a query, each a mean over some calls; `single_process`,
+    `single_ns`: [Q], the variant's queries timed one by one.
     """
 
     block_process: NDArray[np.int32]
@@ -27,6 +27,7 @@ class Samples:
     block_arm: NDArray[np.int32]
     sample_block: NDArray[np.int32]
     sample_ns: NDArray[np.float64]
+    single_process: NDArray[np.int32]
     single_ns: NDArray[np.int64]
 
     def of_arm(self, arm: int) -> NDArray[np.float64]:
@@ -34,8 +35,13 @@ class Samples:
         chosen: NDArray[np.float64] = self.sample_ns[self.block_arm[self.sample_block] == arm]
         return chosen
 
-    def paired_medians(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The median query time of base's and of the variant's block of each pair, in ns."""
+    def paired_medians(
+        self,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
+        """Of each pair: the median query time of base's block and of the variant's, in ns; process.
+
+        Each is [pairs of all processes], in the same order.
+        """
         order = np.argsort(self.sample_block, kind="stable")
         starts = np.searchsorted(self.sample_block[order], np.arange(len(self.block_arm)))
         medians = np.array(
@@ -44,9 +50,9 @@ class Samples:
         keys = self.block_process.astype(np.int64) * (self.block_pair.max() + 1) + self.block_pair
         arms = []
         for arm in (0, 1):
-            mine = self.block_arm == arm
-            arms.append(medians[mine][np.argsort(keys[mine])])
-        return arms[0], arms[1]
+            mine = np.flatnonzero(self.block_arm == arm)
+            arms.append(mine[np.argsort(keys[mine])])
+        return medians[arms[0]], medians[arms[1]], self.block_process[arms[0]]
 
 
 def latency_ratio(samples: Samples) -> Estimate:
@@ -55,23 +61,17 @@ def latency_ratio(samples: Samples) -> Estimate:
 
 
 def latency_metrics(samples: Samples) -> tuple[dict[str, float | None], dict[str, Estimate]]:
-    """The latency quantiles in ms and the throughput of a model: values and intervals.
-
-    The median and the throughput come from its blocks, which the ratio is made of; the tails from
-    the queries timed one by one.
-    """
-    blocks = stats.median_interval(samples.paired_medians()[1] / 1e6)
+    """The latency quantiles of single queries in ms, and the throughput: values and intervals."""
     values: dict[str, float | None] = {
-        "latency_p50_ms": blocks.point,
         "throughput_per_s": 1e9 / float(samples.of_arm(1).mean()),
     }
-    intervals = {"latency_p50_ms": blocks.model_copy(update={"method": f"blocks, {blocks.method}"})}
-    single_ms = samples.single_ns.astype(np.float64) / 1e6
-    for name, q in (("latency_p90_ms", 0.9), ("latency_p99_ms", 0.99)):
-        tail = stats.tail_quantile(single_ms, q)
-        values[name] = None if tail is None else tail.point
-        if tail is not None:
-            intervals[name] = tail
+    intervals: dict[str, Estimate] = {}
+    query_ms = samples.single_ns / 1e6
+    for name, q in (("latency_p50_ms", 0.5), ("latency_p90_ms", 0.9), ("latency_p99_ms", 0.99)):
+        found = stats.latency_quantile(query_ms, samples.single_process, q)
+        values[name] = None if found is None else found.point
+        if found is not None:
+            intervals[name] = found
     return values, intervals
 
 

@@ -22,7 +22,7 @@ def judge_gate(gate: Gate, estimate: Estimate | None, *, floor: float = 0.0) -> 
 
     GO: the whole interval meets the gate. NO-GO: the whole interval misses it. Else INCONCLUSIVE.
     `floor` is the relative noise floor seen when base is timed against itself: an interval must
-    miss a latency gate by more than that to be a NO-GO.
+    meet or miss a latency gate by more than that.
     """
 
     def reason(verdict: Verdict, text: str) -> Reason:
@@ -32,26 +32,25 @@ def judge_gate(gate: Gate, estimate: Estimate | None, *, floor: float = 0.0) -> 
         why = ": it needs an independent control" * (gate.metric == "functional_preservation")
         return reason("INCONCLUSIVE", f"{gate.metric} was not measured{why}")
     if estimate.point is None and estimate.method.startswith("identical"):
-        return reason("GO", f"{gate.metric}: {estimate.method}")
+        # The ratio is infinite: it meets any minimum, and no maximum.
+        return reason("GO" if gate.max is None else "NO-GO", f"{gate.metric}: {estimate.method}")
     if estimate.point is None or estimate.low is None or estimate.high is None:
         return reason("INCONCLUSIVE", f"{gate.metric} has no interval ({estimate.method})")
     shown = _shown(estimate)
     meets, misses = True, False
     if gate.max is not None:
-        meets = meets and estimate.high <= gate.max
+        meets = meets and estimate.high * (1 + floor) <= gate.max
         misses = misses or estimate.low > gate.max * (1 + floor)
     if gate.min is not None:
-        meets = meets and estimate.low >= gate.min
+        meets = meets and estimate.low * (1 - floor) >= gate.min
         misses = misses or estimate.high < gate.min * (1 - floor)
     if meets:
         return reason("GO", f"{gate.metric} = {shown} meets {gate.describe()}")
     if misses:
         return reason("NO-GO", f"{gate.metric} = {shown} misses {gate.describe()}")
     why = "the interval reaches across the limit"
-    if (gate.max is not None and estimate.low > gate.max) or (
-        gate.min is not None and estimate.high < gate.min
-    ):
-        why = f"the miss is within this device's noise floor of {floor:.1%}"
+    if floor and judge_gate(gate, estimate).verdict != "INCONCLUSIVE":
+        why = f"the difference is within this device's noise floor of {floor:.1%}"
     return reason("INCONCLUSIVE", f"{gate.metric} = {shown} against {gate.describe()}: {why}")
 
 
@@ -67,26 +66,41 @@ def judge_variant(variant: Variant, base: Variant, gates: Sequence[Gate]) -> Var
     """The variant with one reason a gate and its verdict: the worst of them."""
     if variant.control or variant.name == "base" or variant.status != "measured":
         return variant.model_copy(update={"verdict": None, "reasons": ()})
-    measurement = variant.measurement
-    if measurement is not None and not measurement.valid:
-        text = "the measurement is not valid: " + "; ".join(measurement.invalid_reasons)
+    invalid = [
+        f"{whose} measurement is not valid: {'; '.join(v.measurement.invalid_reasons)}"
+        for whose, v in (("the", variant), ("base's", base))
+        if v.measurement is not None and not v.measurement.valid
+    ]
+    if invalid:
+        text = invalid[0]
         reasons = [
             Reason(gate=g.describe(), metric=g.metric, verdict="INCONCLUSIVE", text=text)
             for g in gates
         ]
     else:
-        floor = noise_floor(base)
-        reasons = [
-            judge_gate(
-                gate,
-                find_estimate(variant, gate.metric),
-                floor=floor if gate.metric == "latency_ratio" else 0.0,
-            )
-            for gate in gates
-        ]
+        reasons = [_judge(gate, variant, base) for gate in gates]
     return variant.model_copy(
         update={"verdict": worst([r.verdict for r in reasons]), "reasons": tuple(reasons)}
     )
+
+
+def _judge(gate: Gate, variant: Variant, base: Variant) -> Reason:
+    on_clock = gate.metric.startswith("latency_")
+    if on_clock and not all(is_steady(v) for v in (variant, base)):
+        return Reason(
+            gate=gate.describe(),
+            metric=gate.metric,
+            verdict="INCONCLUSIVE",
+            text=f"{gate.metric}: the latency was still moving when the warm-up's time was over",
+        )
+    floor = noise_floor(base) if gate.metric == "latency_ratio" else 0.0
+    return judge_gate(gate, find_estimate(variant, gate.metric), floor=floor)
+
+
+def is_steady(variant: Variant) -> bool:
+    """Whether a model's latency had settled before it was timed."""
+    measurement = variant.measurement
+    return measurement is None or measurement.evidence.get("steady") is not False
 
 
 def find_estimate(variant: Variant, metric: str) -> Estimate | None:

@@ -17,13 +17,16 @@ class Protocol(BaseModel):
 
     name: str = "custom"
     processes: int = Field(
-        3, ge=1, le=100, description="fresh processes a model; each gives one load and first run"
+        6,
+        ge=1,
+        le=100,
+        description="fresh processes a model, the unit of every interval: 6 give 95 %",
     )
     pairs: int = Field(
-        4, ge=1, le=1000, description="pairs of base and variant blocks in each process"
+        2, ge=1, le=1000, description="pairs of base and variant blocks in each process"
     )
     block_s: float = Field(0.08, gt=0, le=60, description="length of a block")
-    warmup_s: float = Field(0.2, ge=0, le=60, description="least warm-up of each arm")
+    warmup_s: float = Field(0.1, ge=0, le=60, description="least warm-up of each arm")
     warmup_cap_s: float = Field(2.0, gt=0, le=600, description="most warm-up of each arm")
     rotate: int = Field(8, ge=1, le=4096, description="real inputs that take turns")
     outputs_batch: int = Field(64, ge=1, le=65536, description="batch for the untimed outputs")

@@ -81,8 +81,8 @@ class Gate(_Part):
     """One condition a variant must meet: `metric` within [`min`, `max`]."""
 
     metric: str
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(None, allow_inf_nan=False)
+    max: float | None = Field(None, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Gate:

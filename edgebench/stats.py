@@ -160,41 +160,42 @@ def median_interval(values: Floats) -> Estimate:
     )
 
 
-def ratio_of_blocks(base_ns: Floats, variant_ns: Floats) -> Estimate:
-    """The latency ratio from paired blocks: exp of the median log ratio.
+def by_process(values: Floats, process: NDArray[np.int32], q: float = 0.5) -> Floats:
+    """The quantile `q` of the values of each process, in the order of their numbers.
 
-    `base_ns`, `variant_ns`: [B], the median query time of the two blocks of each pair. Pairing
-    cancels the drift of a machine that is not quiet; the interval is that of `median_interval`.
+    `values`, `process`: [S]. What is measured inside one process shares its memory layout, its
+    caches and its luck; only processes are independent.
     """
-    logs = median_interval(np.log(variant_ns / base_ns))
+    return np.array([np.quantile(values[process == p], q) for p in np.unique(process)])
+
+
+def ratio_of_blocks(base_ns: Floats, variant_ns: Floats, process: NDArray[np.int32]) -> Estimate:
+    """The latency ratio from paired blocks, with the process as the independent unit.
+
+    `base_ns`, `variant_ns`: [B], the median query time of the two blocks of each pair; `process`:
+    [B]. Each process gives the median of its pairs' log ratios, in which the drift of a machine
+    that is not quiet cancels; the estimate is exp of `median_interval` over processes.
+    """
+    logs = median_interval(by_process(np.log(variant_ns / base_ns), process))
     point, low, high = (
         None if v is None else math.exp(v) for v in (logs.point, logs.low, logs.high)
     )
-    method = f"block pairs, log ratio, {logs.method}"
+    method = f"processes, each the median log ratio of its block pairs; {logs.method}"
     return Estimate(point=point, low=low, high=high, n=logs.n, method=method)
 
 
-def tail_quantile(values: Floats, q: float) -> Estimate | None:
-    """A quantile of the tail, or None where the values are too few to know it.
+def latency_quantile(query_ms: Floats, process: NDArray[np.int32], q: float) -> Estimate | None:
+    """A quantile of the single-query times, or None where a tail has too few of them.
 
-    MLPerf's early-stopping rule with one value allowed beyond it, 99 % confidence: p90 needs 64,
-    p95 130, p99 662, p99.9 6,636. Never an interpolated maximum. The interval is made of order
-    statistics and takes the values as independent.
+    `query_ms`, `process`: [Q]. A tail follows MLPerf's early-stopping rule with one query allowed
+    beyond it, 99 % confidence: p90 needs 64 queries, p95 130, p99 662, p99.9 6,636; never an
+    interpolated maximum. The interval is that of the processes' own quantiles.
     """
-    from scipy.stats import binom
-
-    n = len(values)
-    if n < samples_needed(q):
+    if q > 0.5 and len(query_ms) < samples_needed(q):
         return None
-    ordered = np.sort(values)
-    low, high = (int(binom.ppf(p, n, q)) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return Estimate(
-        point=float(np.quantile(ordered, q)),
-        low=float(ordered[max(low - 1, 0)]),
-        high=float(ordered[min(high, n - 1)]),
-        n=n,
-        method="order statistics of single queries, 95 %",
-    )
+    own = median_interval(by_process(query_ms, process, q))
+    method = f"processes, each its own quantile; {own.method}"
+    return own.model_copy(update={"method": method})
 
 
 def samples_needed(q: float, confidence: float = 0.99) -> int:

@@ -50,6 +50,11 @@ def test_noise_reads_neither_as_go_nor_as_no_go() -> None:
     assert reason.verdict == "INCONCLUSIVE"
     assert "noise floor" in reason.text
     assert gate.judge_gate(limit, estimate(1.0, 1.06), floor=0.2).verdict == "INCONCLUSIVE"
+    close = gate.judge_gate(limit, estimate(0.95, 1.0), floor=0.2)
+    assert close.verdict == "INCONCLUSIVE"
+    assert "noise floor" in close.text
+    assert gate.judge_gate(limit, estimate(0.5, 0.6), floor=0.2).verdict == "GO"
+    assert gate.judge_gate(limit, estimate(1.4, 1.5), floor=0.2).verdict == "NO-GO"
 
 
 def test_what_was_not_measured_does_not_decide() -> None:
@@ -70,6 +75,28 @@ def test_a_value_without_an_interval_does_not_decide() -> None:
 def test_identical_answers_meet_a_gate_on_sqnr() -> None:
     same = Estimate(point=None, low=None, high=None, n=5, method="identical logits: infinite")
     assert gate.judge_gate(Gate(metric="sqnr_db", min=30), same).verdict == "GO"
+    assert gate.judge_gate(Gate(metric="sqnr_db", max=5), same).verdict == "NO-GO"
+
+
+def test_an_invalid_base_decides_nothing() -> None:
+    base = variant("base", valid=False, latency_ratio=estimate(0.99, 1.01))
+    good = variant(latency_ratio=estimate(0.5, 0.6))
+    judged = gate.judge_variant(good, base, [Gate(metric="latency_ratio", max=1)])
+    assert judged.verdict == "INCONCLUSIVE"
+    assert "base's measurement" in judged.reasons[0].text
+
+
+def test_a_latency_that_was_still_moving_decides_nothing() -> None:
+    base = variant("base", latency_ratio=estimate(0.99, 1.01))
+    moving = variant(latency_ratio=estimate(0.5, 0.6), accuracy_delta_pp=estimate(0, 1))
+    moving = moving.model_copy(
+        update={
+            "measurement": moving.measurement.model_copy(update={"evidence": {"steady": False}})
+        }
+    )
+    gates = [Gate(metric="latency_ratio", max=1), Gate(metric="accuracy_delta_pp", min=-1)]
+    judged = gate.judge_variant(moving, base, gates)
+    assert [r.verdict for r in judged.reasons] == ["INCONCLUSIVE", "GO"]
 
 
 def test_an_invalid_measurement_never_decides() -> None:

@@ -63,9 +63,22 @@ def test_median_interval_covers_what_it_says(n: int) -> None:
 
 def test_ratio_of_blocks_cancels_drift() -> None:
     drift = np.linspace(1, 3, 12)
-    e = stats.ratio_of_blocks(1000 * drift, 500 * drift)
+    e = stats.ratio_of_blocks(1000 * drift, 500 * drift, np.repeat(np.arange(6), 2))
     assert e.point == pytest.approx(0.5)
     assert e.low == pytest.approx(0.5)
+    assert e.n == 6
+
+
+def test_pairs_of_one_process_are_one_unit() -> None:
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(300):
+        # Each process has a bias of its own that its pairs share.
+        bias = np.repeat(rng.normal(0, 0.02, 6), 8)
+        ratio = np.exp(bias + rng.normal(0, 0.002, 48))
+        e = stats.ratio_of_blocks(np.ones(48), ratio, np.repeat(np.arange(6), 8))
+        hits += e.low <= 1 <= e.high
+    assert hits / 300 > 0.93
 
 
 def test_samples_needed_is_mlperfs_table() -> None:
@@ -73,20 +86,12 @@ def test_samples_needed_is_mlperfs_table() -> None:
 
 
 def test_a_tail_without_enough_samples_is_unknown() -> None:
-    samples = np.arange(1.0, 663.0)
-    assert stats.tail_quantile(samples[:661], 0.99) is None
-    e = stats.tail_quantile(samples, 0.99)
-    assert e.point == pytest.approx(np.quantile(samples, 0.99))
+    values, process = np.arange(1.0, 663.0), np.arange(662) % 6
+    assert stats.latency_quantile(values[:661], process[:661], 0.99) is None
+    e = stats.latency_quantile(values, process, 0.99)
+    assert e.point == pytest.approx(655, abs=3)
     assert e.low < e.point < e.high
-
-
-def test_tail_interval_covers() -> None:
-    rng = np.random.default_rng(5)
-    hits = 0
-    for _ in range(200):
-        e = stats.tail_quantile(rng.exponential(size=1000), 0.9)
-        hits += e.low <= -np.log(0.1) <= e.high
-    assert hits >= 184
+    assert e.n == 6
 
 
 def test_bootstrap_weights_are_whole_resamples() -> None:

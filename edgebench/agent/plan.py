@@ -182,7 +182,10 @@ class _OneModel:
                 merge_samples(files, work / "samples.npz")
         reasons = list(dict.fromkeys(r for raw in raws for r in raw["invalid_reasons"]))
         evidence = _merged_evidence([raw["evidence"] for raw in raws])
-        evidence["throttle_events"] = throttle_events(Path("/")) - throttled
+        slowed = throttle_events(Path("/")) - throttled
+        evidence["throttle_events"] = slowed
+        if slowed > 0:
+            reasons.append(f"the device slowed itself down {slowed} times meanwhile")
         result = {
             "schema": SCHEMA,
             "name": name,

@@ -153,6 +153,10 @@ class _Worker:
 
         self._phase("loading the base beside it")
         base = self._load(job["base"])
+        if job["process"] % 2:
+            # Which session was loaded first shows in the clock: half of the processes load the
+            # model again, after base.
+            model = self._load(job["model"])
         self._reasons += provider_problems(job["runtime"], model.providers, self._runtime)
         if base.providers != model.providers:
             self._reasons.append(
@@ -167,9 +171,8 @@ class _Worker:
         pair_of_arms = (arms[0], arms[1])
 
         self._phase("warming up")
-        warm_ups = [
-            warm_up(arm, protocol["warmup_s"], protocol["warmup_cap_s"]) for arm in pair_of_arms
-        ]
+        in_turn = pair_of_arms[::-1] if job["process"] % 2 else pair_of_arms
+        warm_ups = [warm_up(arm, protocol["warmup_s"], protocol["warmup_cap_s"]) for arm in in_turn]
         resolution = timer_resolution_ns()
         # One number for both arms: a sample of more calls meets a warmer cache.
         inner = job["inner"] or max(calls_per_sample(w.call_ns, resolution) for w in warm_ups)
@@ -226,6 +229,7 @@ class _Worker:
                 sample_block=np.repeat(np.arange(len(blocks), dtype=np.int32), counts),
                 sample_ns=raw_ns / inner,
                 inner=np.array([inner, inner], dtype=np.int64),
+                single_process=np.full(len(single_ns), self._job["process"], dtype=np.int32),
                 single_ns=np.array(single_ns, dtype=np.int64),
             )
 

@@ -12,6 +12,18 @@ from edgebench.errors import ModelError, one_line
 if TYPE_CHECKING:
     import onnx
 
+# The inputs of the integer operators that can be weights; all their others are scales, zero points
+# or activations.
+INTEGER_WEIGHTS = {
+    "QuantizeLinear": (0,),
+    "DequantizeLinear": (0,),
+    "ConvInteger": (1,),
+    "MatMulInteger": (0, 1),
+    "QLinearConv": (3, 8),
+    "QLinearMatMul": (0, 3),
+    "QGemm": (0, 3, 6),
+}
+
 
 @dataclass(frozen=True)
 class OnnxClassifier:
@@ -35,10 +47,11 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         missing = error.filename or path
         raise ModelError("there is no ONNX file at this path", where=str(missing)) from None
     except Exception as error:
+        outside = "external" in str(error).lower() or "TensorProto" in str(error)
         raise ModelError(
-            f"the ONNX file cannot be read: {one_line(str(error), 160)}",
+            f"the ONNX file cannot be read: {one_line(str(error), 240)}",
             where=str(path),
-            hint="is it complete?",
+            hint="its weights must lie in files beside it" if outside else "is it complete?",
         ) from error
     if not model.graph.output:
         raise ModelError("the ONNX file holds no graph", where=str(path), hint="is it complete?")
@@ -102,19 +115,22 @@ def count_parameters(model: onnx.ModelProto) -> tuple[int, int]:
 
     helpers: set[str] = set()
     quantized: set[str] = set()
+    tensors = [(tensor.name, tensor) for tensor in model.graph.initializer]
     for node in model.graph.node:
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-            helpers.update(node.input[1:])
-            if node.op_type == "DequantizeLinear":
-                quantized.add(node.input[0])
-        elif node.op_type == "BatchNormalization":
+        if node.op_type == "BatchNormalization":
             helpers.update(node.input[3:5])
+        elif node.op_type == "Constant":
+            tensors += [(node.output[0], a.t) for a in node.attribute if a.name == "value"]
+        elif node.op_type in INTEGER_WEIGHTS:
+            places = INTEGER_WEIGHTS[node.op_type]
+            for place, name in enumerate(node.input):
+                (quantized if place in places else helpers).add(name)
     floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
     total = zeros = 0
-    for tensor in model.graph.initializer:
-        if tensor.name in helpers or not tensor.dims:
+    for name, tensor in tensors:
+        if name in helpers - quantized or not tensor.dims:
             continue
-        if tensor.data_type in floats or tensor.name in quantized:
+        if tensor.data_type in floats or name in quantized:
             values = numpy_helper.to_array(tensor)
             total += values.size
             zeros += values.size - int(np.count_nonzero(values))
@@ -133,7 +149,8 @@ def compressed_size(path: Path) -> int:
 
 def _shape(value: Any) -> tuple[int | None, ...]:
     dimensions = value.type.tensor_type.shape.dim
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in dimensions)
+    # Some exporters write 0 or −1 for a size that is not fixed.
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in dimensions)
 
 
 def _shown(shape: tuple[int | None, ...]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from io import StringIO
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebench.agent.runtimes.onnxruntime import plain_message
 from edgebench.errors import BuildError, one_line
 from edgebench.training.loop import predict
 
@@ -27,6 +29,9 @@ OUTPUT_NAME = "logits"
 # alone; on the integer grid a value at the middle of a step may fall to either side.
 FLOAT_TOLERANCE = 1e-3
 INTEGER_TOLERANCE = 0.25
+
+# Torch colours some of its messages for a terminal.
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def export_onnx(
@@ -53,9 +58,15 @@ def export_onnx(
         prepare_for_export(traced)
     # Two examples: a batch of one would be taken for a constant.
     example = torch.from_numpy(np.ascontiguousarray(examples[:2]))
+    logged = logging.root.manager.disable
     try:
-        # The exporter writes its progress to standard output and its plans to the log.
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        # The exporter writes its progress to standard output, its plans to the log, and the graphs
+        # it gave up on to standard error.
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(StringIO()),
+            redirect_stderr(StringIO()),
+        ):
             warnings.simplefilter("ignore")
             logging.disable(logging.CRITICAL)
             torch.onnx.export(
@@ -72,12 +83,15 @@ def export_onnx(
             )
     except Exception as error:
         cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno is not None:
+            # A full disk is no fault of the model.
+            raise cause from None
         raise BuildError(
             f"the model cannot be exported to ONNX: {type(cause).__name__}: "
-            f"{one_line(str(cause).strip().split(chr(10))[0], 240)}"
+            f"{one_line(COLOUR.sub('', str(cause)).strip().split(chr(10))[0], 240)}"
         ) from error
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(logged)
     model = onnx.load(destination)
     written = next(o.version for o in model.opset_import if o.domain == "")
     if written != opset:
@@ -115,18 +129,25 @@ def check_parity(
     import torch
 
     wanted = predict(module, torch.from_numpy(np.ascontiguousarray(examples))).numpy()
-    session = open_session(path)
-    name = session.get_inputs()[0].name
-    whole = session.run(None, {name: examples})[0]
-    single = session.run(None, {name: examples[:1]})[0]
+    try:
+        session = open_session(path)
+        name = session.get_inputs()[0].name
+        whole = session.run(None, {name: examples})[0]
+        single = session.run(None, {name: examples[:1]})[0]
+    except Exception as error:
+        # ONNX Runtime's exceptions have no common class of their own.
+        raise BuildError(
+            f"ONNX Runtime cannot run the exported file: {plain_message(error)}"
+        ) from error
     if whole.shape != wanted.shape:
         raise BuildError(f"ONNX Runtime answers {whole.shape} where torch answers {wanted.shape}")
     spread = float(wanted.std()) or 1.0
-    gap = max(float(np.abs(whole - wanted).max()), float(np.abs(single - wanted[:1]).max()))
+    gaps = [whole - wanted, single - wanted[:1]]
+    gap = max(float(np.abs(g).max()) for g in gaps)
     tolerance = INTEGER_TOLERANCE if quantized else FLOAT_TOLERANCE
     # Integer steps: what counts is the typical answer, since single values may round otherwise.
-    judged = float(np.sqrt(np.mean((whole - wanted) ** 2))) if quantized else gap
-    if not judged <= tolerance * spread:
+    judged = [float(np.sqrt(np.mean(g**2))) for g in gaps] if quantized else [gap]
+    if not all(one <= tolerance * spread for one in judged):
         raise BuildError(
             f"ONNX Runtime's answers differ from torch's by up to {gap:.3g} (spread {spread:.3g})"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,14 @@ def call_factory(
     from torch import nn
 
     offered = {"input_shape": input_shape, "classes": classes}
-    parameters = inspect.signature(factory).parameters
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (ValueError, TypeError) as error:
+        raise ModelError(
+            f"the factory's arguments cannot be told: {one_line(str(error))}",
+            where=where,
+            hint="write it as a Python function",
+        ) from error
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     refused = [name for name in options if name not in parameters and not anything]
     if refused:
@@ -47,7 +55,7 @@ def call_factory(
         module = factory(**arguments)
     except ModelError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"the factory failed: {type(error).__name__}: {one_line(str(error))}", where=where
         ) from error
@@ -56,3 +64,10 @@ def call_factory(
             f"the factory returned a {type(module).__name__}, not a torch.nn.Module", where=where
         )
     return module
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` × `width`, rounded, at least one; raises ModelError where `width` is no size."""
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width < math.inf:
+        raise ModelError(f"width must be a number above 0, not {width!r}")
+    return max(1, round(channels * width))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgebench.errors import ModelError
-from edgebench.models.base import MODELS
+from edgebench.models.base import MODELS, scaled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ def lenet(
         """What is left of an edge after convolution and pooling."""
         return (size if small else size - 2) // 2
 
-    first, second, hidden = (max(1, round(c * width)) for c in (32, 64, 128))
+    first, second, hidden = (scaled(c, width) for c in (32, 64, 128))
     padding = 1 if small else 0
     left = after(after(height)) * after(after(breadth))
     return nn.Sequential(

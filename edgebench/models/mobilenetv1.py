@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgebench.models.base import MODELS
+from edgebench.models.base import MODELS, scaled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,9 +33,6 @@ def mobilenetv1(
     """
     from torch import nn
 
-    def scaled(channels: int) -> int:
-        return max(1, round(channels * width))
-
     def convolution(
         inputs: int, outputs: int, size: int, stride: int, groups: int
     ) -> list[nn.Module]:
@@ -45,13 +42,13 @@ def mobilenetv1(
             nn.ReLU6(),
         ]
 
-    current = scaled(32)
+    current = scaled(32, width)
     layers = convolution(input_shape[0], current, 3, 2, 1)
     for outputs, stride in BLOCKS:
         layers += convolution(current, current, 3, stride, current)
-        layers += convolution(current, scaled(outputs), 1, 1, 1)
-        current = scaled(outputs)
-    hidden = scaled(512)
+        layers += convolution(current, scaled(outputs, width), 1, 1, 1)
+        current = scaled(outputs, width)
+    hidden = scaled(512, width)
     return nn.Sequential(
         *layers,
         nn.AdaptiveAvgPool2d(1),

@@ -9,13 +9,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickletools import genops
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgebench.errors import EdgebenchError, ModelError, one_line
-from edgebench.hashing import file_digest
+from edgebench.hashing import file_digest, source_digest
 from edgebench.models.base import MODELS, Factory, call_factory
+from edgebench.models.imports import local_sources
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +61,12 @@ class ModelSource:
 def find_model(spec: str, *, weights: str | None, options: dict[str, Any]) -> ModelSource:
     """The source behind a model's name; raises ModelError or UnknownNameError in one line."""
     if spec.endswith(".onnx"):
+        if options:
+            raise ModelError(
+                f"an ONNX file takes no options, such as '{next(iter(options))}'",
+                where=f"model '{spec}'",
+                hint="leave model_options out",
+            )
         return _onnx_source(spec, weights)
     weights_file = None
     identity: dict[str, Any] = {"model": spec, "options": options}
@@ -64,9 +74,8 @@ def find_model(spec: str, *, weights: str | None, options: dict[str, Any]) -> Mo
         weights_file = Path(weights)
         identity["weights"] = file_sha256(weights_file, "weights")
     if ":" in spec:
-        factory = _import_factory(spec)
-        source = inspect.getsourcefile(inspect.unwrap(factory))
-        identity["source"] = file_sha256(Path(source), "source") if source else None
+        module, factory = _import_factory(spec)
+        identity["source"] = _source_of(module, factory)
     else:
         factory = MODELS.get(spec)
     return ModelSource(spec, options, factory, None, weights_file, identity)
@@ -122,7 +131,7 @@ def check_classifier(
     try:
         with torch.no_grad():
             answer = module(example)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"the model fails on an input of shape {list(example.shape)}: "
             f"{type(error).__name__}: {one_line(str(error), 200)}",
@@ -131,18 +140,22 @@ def check_classifier(
         ) from error
     finally:
         module.train(was_training)
-    check_answer_shape(answer, 2, classes, where=where)
+    _check_answer_shape(answer, 2, classes, where=where)
     if not torch.isfinite(answer).all():
         raise ModelError("the model's answers are not finite (NaN or infinity)", where=where)
 
 
-def check_answer_shape(answer: Any, n: int, classes: int, *, where: str) -> None:
+def _check_answer_shape(answer: Any, n: int, classes: int, *, where: str) -> None:
     """Raise ModelError unless `answer` has the shape [n, classes]."""
-    shape = getattr(answer, "shape", None)
-    if shape is None:
+    import torch
+
+    if not isinstance(answer, torch.Tensor):
         raise ModelError(
             f"the model returns a {type(answer).__name__}, not one tensor [N, classes]", where=where
         )
+    if not answer.is_floating_point():
+        raise ModelError(f"the model answers in {answer.dtype}, not in floats", where=where)
+    shape = answer.shape
     if len(shape) != 2 or shape[0] != n:
         raise ModelError(
             f"the model's output has shape {list(shape)} for {n} examples; "
@@ -166,7 +179,24 @@ def _onnx_source(spec: str, weights: str | None) -> ModelSource:
     return ModelSource(spec, onnx_file=path, identity={"onnx": file_sha256(path, "ONNX")})
 
 
-def _import_factory(spec: str) -> Factory:
+def _source_of(module: ModuleType, factory: Factory) -> str | None:
+    """The hash of the code behind a factory, or None where none of it is Python source."""
+    files = set()
+    if module.__file__ is not None:
+        files.update(local_sources(Path(module.__file__), module.__name__))
+    # A factory may come from elsewhere; a partial or an object that is called has no file itself.
+    with suppress(TypeError):
+        source = inspect.getsourcefile(inspect.unwrap(factory))
+        files.update({Path(source).resolve()} if source else ())
+    try:
+        return source_digest(files) if files else None
+    except OSError as error:
+        raise ModelError(
+            f"the source file cannot be read: {error.strerror}", where=str(error.filename)
+        ) from error
+
+
+def _import_factory(spec: str) -> tuple[ModuleType, Factory]:
     module_name, _, attribute = spec.partition(":")
     # A console script does not have the working folder on its path; `python -m` does.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
@@ -181,6 +211,12 @@ def _import_factory(spec: str) -> Factory:
         ) from None
     except EdgebenchError:
         raise
+    except SystemExit:
+        raise ModelError(
+            f"importing '{module_name}' ends the program",
+            where=f"model '{spec}'",
+            hint="put what a script does under: if __name__ == '__main__'",
+        ) from None
     except Exception as error:
         raise ModelError(
             f"importing '{module_name}' failed: {type(error).__name__}: {one_line(str(error))}",
@@ -191,14 +227,17 @@ def _import_factory(spec: str) -> Factory:
         raise ModelError(f"'{module_name}' has no '{attribute}'", where=f"model '{spec}'")
     if not callable(factory):
         raise ModelError(f"'{attribute}' is not callable", where=f"model '{spec}'")
-    return factory  # type: ignore[no-any-return]
+    return module, factory
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     import pickle
+    import warnings
 
     import torch
 
+    if path.is_file() and not path.stat().st_size:
+        raise ModelError("the weights file is empty", where=str(path))
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -210,32 +249,45 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
                 f"the safetensors file cannot be read: {one_line(str(error), 120)}", where=str(path)
             ) from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-            raise ModelError(
-                "the checkpoint is a pickle that would run code, and is refused",
-                where=str(path),
-                hint="save only the state dict: torch.save(model.state_dict(), FILE), "
-                "or use safetensors",
-            ) from None
+        # Torch names what the pickle would call; of other bytes it only says what it cannot read.
+        calls = "unsupported global" in str(error).lower() or _calls(path)
         raise ModelError(
-            f"the checkpoint is damaged: {one_line(str(error), 120)}", where=str(path)
+            "the checkpoint is a pickle that would run code, and is refused"
+            if calls
+            else "the checkpoint is damaged, or a pickle that may run code, and is refused",
+            where=str(path),
+            hint="save only the state dict: torch.save(model.state_dict(), FILE), "
+            "or use safetensors",
         ) from None
     except Exception as error:
         raise ModelError(
-            f"the checkpoint cannot be read: {one_line(str(error), 120)}",
+            f"the checkpoint cannot be read: {type(error).__name__}: {one_line(str(error), 120)}",
             where=str(path),
             hint="is it complete, and a state dict?",
         ) from error
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise ModelError(
             "the checkpoint holds no state dict (a mapping of names to tensors)", where=str(path)
         )
     return state
+
+
+def _calls(path: Path) -> bool:
+    """Whether a bare pickle holds instructions that call something; nothing is executed."""
+    try:
+        with path.open("rb") as stream:
+            return any(op.name in {"REDUCE", "INST", "OBJ"} for op, _, _ in genops(stream))
+    except (OSError, ValueError):
+        return False
 
 
 def _more(names: list[str]) -> str:

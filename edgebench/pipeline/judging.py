@@ -245,6 +245,12 @@ def _warnings(variants: Sequence[Variant], base: Variant) -> list[str]:
             f"base timed against itself differs by up to {floor:.0%}: this device is noisy, and "
             "smaller changes of latency cannot be told"
         )
+    moving = [v.name for v in variants if not gate.is_steady(v)]
+    if moving:
+        found.append(
+            f"the latency of {', '.join(moving)} was still moving when the warm-up's time was "
+            "over; raise protocol.warmup_cap_s"
+        )
     controls = [v for v in variants if v.control]
     if controls and not any(v.status == "measured" for v in controls):
         found.append("no independent control was measured: functional_preservation has no scale")

@@ -36,6 +36,8 @@ class Cast(OnnxTechnique):
 
     def apply(self, source: Path, destination: Path, options: Any, context: Context) -> Outcome:
         """Convert, and say how many weights fp16 cannot hold."""
+        import warnings
+
         import numpy as np
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -52,7 +54,10 @@ class Cast(OnnxTechnique):
             if tensor.data_type == onnx.TensorProto.FLOAT
         )
         try:
-            converted = convert_float_to_float16(model, keep_io_types=True)
+            with warnings.catch_warnings():
+                # It warns of every tensor it clips; the note below says it once.
+                warnings.simplefilter("ignore")
+                converted = convert_float_to_float16(model, keep_io_types=True)
             # The converter appends its casts at the end, which is no valid order of a graph.
             OnnxModel(converted).topological_sort()
             onnx.checker.check_model(converted)

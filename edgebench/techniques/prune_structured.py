@@ -54,21 +54,23 @@ class PruneStructured(TorchTechnique):
         before = sum(p.numel() for p in module.parameters())
         norm = 1 if options.importance == "l1" else 2
         try:
-            # Fresh mappings: the defaults are shared between calls, and changed by them.
-            pruner = tp.BasePruner(
-                module,
-                example,
-                importance=tp.importance.MagnitudeImportance(p=norm),
-                global_pruning=False,
-                pruning_ratio=options.ratio,
-                ignored_layers=[head],
-                round_to=options.round_to,
-                in_channel_groups={},
-                out_channel_groups={},
-                num_heads={},
-            )
-            widths = _widths(layers)
-            pruner.step()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # Fresh mappings: the defaults are shared between calls, and changed by them.
+                pruner = tp.BasePruner(
+                    module,
+                    example,
+                    importance=tp.importance.MagnitudeImportance(p=norm),
+                    global_pruning=False,
+                    pruning_ratio=options.ratio,
+                    ignored_layers=[head],
+                    round_to=options.round_to,
+                    in_channel_groups={},
+                    out_channel_groups={},
+                    num_heads={},
+                )
+                widths = _widths(layers)
+                pruner.step()
         except Exception as error:
             raise BuildError(
                 f"torch-pruning cannot prune this model: {type(error).__name__}: "

@@ -59,8 +59,9 @@ class PruneUnstructured(TorchTechnique):
                 count = round(options.ratio * pool.numel())
                 # kthvalue and not quantile: that one refuses more than 16 million values.
                 limit = pool.kthvalue(count).values if count else pool.new_tensor(-1.0)
-                mask = weight.abs() > limit
-                weight.mul_(mask)
+                mask = weight.abs() <= limit
+                # Not a product with the mask: −0.0 has a bit set, and costs when compressed.
+                weight.masked_fill_(mask, 0.0)
                 masks.append(mask)
         _check(weights, options.ratio)
         if options.finetune is not None:
@@ -68,7 +69,7 @@ class PruneUnstructured(TorchTechnique):
             def keep_zeros() -> None:
                 with torch.no_grad():
                     for weight, mask in zip(weights, masks, strict=True):
-                        weight.mul_(mask)
+                        weight.masked_fill_(mask, 0.0)
 
             finetune(
                 module,

@@ -85,6 +85,9 @@ class Ptq(OnnxTechnique):
                     extra_options=extra,
                 )
             model = onnx.load(destination)
+        except OSError:
+            # A full disk is no fault of the model.
+            raise
         except Exception as error:
             raise BuildError(
                 f"ONNX Runtime cannot quantize this model: {plain_message(error)}"
@@ -118,7 +121,7 @@ def _reader(model: Path, examples: NDArray[np.float32]) -> Any:
     weights = {tensor.name for tensor in graph.initializer}
     entry = next(value for value in graph.input if value.name not in weights)
     # One example at a time also serves a model whose batch is fixed at one.
-    batch = entry.type.tensor_type.shape.dim[0].dim_value or 1
+    batch = max(1, entry.type.tensor_type.shape.dim[0].dim_value)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         """Feeds the examples once."""

@@ -46,11 +46,17 @@ class Qat(TorchTechnique):
         """Trace, calibrate the ranges on training data, and train on."""
         import torch
 
+        from edgebench.training.fake_quant import ActivationQuantizer
+
         if "int8" not in context.precisions:
             raise BuildError("the target runs no int8", hint="see 'precisions' in its file")
         quantized = self.restructure(module, options, {}, context)
         x, _ = context.tensors()
-        quantized.train()
+        # The ranges alone learn here: dropout would draw, and stand in the way.
+        quantized.eval()
+        for place in quantized.modules():
+            if isinstance(place, ActivationQuantizer):
+                place.train()
         with torch.no_grad():
             for part in torch.split(x[:: max(1, len(x) // CALIBRATION_EXAMPLES)], 64):
                 quantized(part)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from edgebench.errors import BuildError
+from edgebench.errors import BuildError, one_line
 from edgebench.recipe import Training
 from edgebench.training.losses import Loss
 
@@ -26,13 +26,14 @@ def deterministic(seed: int) -> Iterator[None]:
 
     state = torch.random.get_rng_state()
     algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
         torch.random.set_rng_state(state)
-        torch.use_deterministic_algorithms(algorithms, warn_only=True)
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
 
 
 def fit(
@@ -54,13 +55,13 @@ def fit(
     Raises
     ------
     BuildError
-        The loss is not finite; `what` names what was trained.
+        The loss is not finite, or the module fails while it trains; `what` names what was trained.
     """
     import torch
 
     n = len(inputs)
     order = torch.Generator().manual_seed(seed)
-    optimizer = _optimizer(module, settings)
+    optimizer = _optimizer(module, settings, what)
     batches = math.ceil(n / settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, batches * settings.epochs)
     with deterministic(seed):
@@ -68,12 +69,20 @@ def fit(
         for epoch in range(settings.epochs):
             total = 0.0
             for chosen in torch.split(torch.randperm(n, generator=order), settings.batch_size):
-                # Batch normalisation cannot learn from a single example.
-                if len(chosen) == 1 and n > 1:
+                # Batch normalisation cannot learn from a single example that is left over.
+                if len(chosen) == 1 < min(n, settings.batch_size):
                     continue
                 optimizer.zero_grad(set_to_none=True)
-                value = loss(module(inputs[chosen]), chosen)
-                value.backward()  # type: ignore[no-untyped-call]
+                try:
+                    value = loss(module(inputs[chosen]), chosen)
+                    value.backward()  # type: ignore[no-untyped-call]
+                except Exception as error:
+                    raise BuildError(
+                        f"training {what} failed: {type(error).__name__}: "
+                        f"{one_line(str(error), 200)}",
+                        hint="the model must train on batches of the recipe's batch_size and give "
+                        "one tensor",
+                    ) from error
                 optimizer.step()
                 schedule.step()
                 if after_step is not None:
@@ -98,10 +107,12 @@ def predict(module: nn.Module, inputs: torch.Tensor, batch: int = 256) -> torch.
         return torch.cat([module(part) for part in torch.split(inputs, batch)])
 
 
-def _optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimizer:
+def _optimizer(module: nn.Module, settings: Training, what: str) -> torch.optim.Optimizer:
     import torch
 
     parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise BuildError(f"training {what} failed: the model has no parameter to train")
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)

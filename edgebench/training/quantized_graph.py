@@ -21,8 +21,23 @@ from edgebench.training.fake_quant import (
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 ACTIVATION_FUNCTIONS = (F.relu, F.relu6, F.hardtanh, torch.relu, torch.clamp)
-POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-ARITHMETIC = (
+# Modules whose answer lies on no grid, even where their input does.
+COMPUTING = (
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.BatchNorm2d,  # those that no convolution stands right before
+    nn.ELU,
+    nn.GELU,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.LeakyReLU,
+    nn.Mish,
+    nn.PReLU,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.Tanh,
+)
+COMPUTING_FUNCTIONS = (
     operator.add,
     operator.iadd,
     operator.mul,
@@ -32,6 +47,17 @@ ARITHMETIC = (
     torch.mean,
     F.avg_pool2d,
     F.adaptive_avg_pool2d,
+    F.elu,
+    F.gelu,
+    F.hardsigmoid,
+    F.hardswish,
+    F.leaky_relu,
+    F.mish,
+    F.sigmoid,
+    F.silu,
+    F.tanh,
+    torch.sigmoid,
+    torch.tanh,
 )
 
 
@@ -39,7 +65,8 @@ def quantized_graph(module: nn.Module, grid: Grid) -> fx.GraphModule:
     """A copy of `module` with batch normalisation folded and fake quantization inserted.
 
     Quantizers stand after the input, after each convolution or dense layer (behind its ReLU), and
-    after additions, concatenations and averages. The last layer's answer stays float.
+    after additions, concatenations, averages, activations other than ReLU, and normalisation that
+    could not be folded. The last layer's answer stays float.
 
     Raises
     ------
@@ -103,10 +130,10 @@ def _computes(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         return True
     if node.op == "call_module":
         layer = modules[str(node.target)]
-        return isinstance(layer, (QuantizedConv2d, QuantizedLinear, *POOLS))
+        return isinstance(layer, (QuantizedConv2d, QuantizedLinear, *COMPUTING))
     if node.op == "call_method":
-        return node.target in {"mean", "add", "add_", "mul"}
-    return node.op == "call_function" and node.target in ARITHMETIC
+        return node.target in {"mean", "add", "add_", "mul", "sigmoid", "tanh"}
+    return node.op == "call_function" and node.target in COMPUTING_FUNCTIONS
 
 
 def _is_activation(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

@@ -122,6 +122,7 @@ def test_samples_hold_what_the_format_says(
         "sample_block": "int32",
         "sample_ns": "float64",
         "inner": "int64",
+        "single_process": "int32",
         "single_ns": "int64",
     }
     assert set(found["sample_block"].tolist()) == set(range(8))
