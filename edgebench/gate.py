@@ -29,7 +29,12 @@ def judge_gate(gate: Gate, estimate: Estimate | None, *, floor: float = 0.0) -> 
         return Reason(gate=gate.describe(), metric=gate.metric, verdict=verdict, text=text)
 
     if estimate is None:
-        why = ": it needs an independent control" * (gate.metric == "functional_preservation")
+        why = ""
+        if gate.metric == "functional_preservation":
+            why = (
+                ": it needs an independent control; give ONNX files of networks trained alike as "
+                "controls.files, or gate on prediction_disagreement instead"
+            )
         return reason("INCONCLUSIVE", f"{gate.metric} was not measured{why}")
     if estimate.point is None and estimate.method.startswith("identical"):
         # The ratio is infinite: it meets any minimum, and no maximum.
@@ -48,7 +53,7 @@ def judge_gate(gate: Gate, estimate: Estimate | None, *, floor: float = 0.0) -> 
         return reason("GO", f"{gate.metric} = {shown} meets {gate.describe()}")
     if misses:
         return reason("NO-GO", f"{gate.metric} = {shown} misses {gate.describe()}")
-    why = "the interval reaches across the limit"
+    why = "the interval reaches across the limit; more test examples or a longer protocol narrow it"
     if floor and judge_gate(gate, estimate).verdict != "INCONCLUSIVE":
         why = f"the difference is within this device's noise floor of {floor:.1%}"
     return reason("INCONCLUSIVE", f"{gate.metric} = {shown} against {gate.describe()}: {why}")

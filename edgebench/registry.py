@@ -66,11 +66,11 @@ class Registry(Generic[T]):
     def _scan(self) -> None:
         if self._scanned:
             return
-        self._scanned = True
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
         _load_entry_points()
+        self._scanned = True
 
 
 @cache
@@ -78,7 +78,7 @@ def _load_entry_points() -> None:
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         try:
             entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise EdgebenchError(
                 f"plug-in '{entry.name}' cannot be imported: {one_line(repr(error))}",
                 hint=f"mend or uninstall {entry.value}",

@@ -25,6 +25,26 @@ ENTRY_FILE = "entry.json"
 ENTRY_SCHEMA = "edgebench.entry/1"
 
 
+DISK_REFUSES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+
+
+class _MakerError(Exception):
+    """What went wrong inside `make`, told apart from what went wrong around it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _refusal(error: Exception, folder: Path) -> StorageError:
+    problem = storage_error(error, folder)
+    if getattr(error, "errno", 0) in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        # `--out` moves the run, not the store.
+        hint = "name another folder in the environment variable EDGEBENCH_CACHE"
+        return StorageError(problem.what, where=problem.where, hint=hint)
+    return problem
+
+
 class Store:
     """Entries under `root`, one folder a key."""
 
@@ -67,18 +87,16 @@ class Store:
                 if found is not None:
                     return found, True
                 self._make(key, folder, make)
+        except _MakerError as wrapped:
+            error = wrapped.error
+            # Exporters and savers wrap the system's error in their own. Anything else that goes
+            # wrong while making an entry is the maker's, not the disk's.
+            refused = isinstance(error, OSError) and error.errno in DISK_REFUSES
+            if refused or is_disk_full(error):
+                raise _refusal(error, folder) from error
+            raise error from error.__cause__
         except OSError as error:
-            problem = storage_error(error, folder)
-            if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-                # `--out` moves the run, not the store.
-                hint = "name another folder in the environment variable EDGEBENCH_CACHE"
-                problem = StorageError(problem.what, where=problem.where, hint=hint)
-            raise problem from error
-        except Exception as error:
-            # Exporters and savers wrap the system's error in their own.
-            if is_disk_full(error):
-                raise storage_error(error, folder) from error
-            raise
+            raise _refusal(error, folder) from error
         return folder, False
 
     def _make(self, key: str, folder: Path, make: Callable[[Path], None]) -> None:
@@ -86,7 +104,10 @@ class Store:
             shutil.rmtree(leftover, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(prefix=f"{key}.new-", dir=folder.parent))
         try:
-            make(fresh)
+            try:
+                make(fresh)
+            except Exception as error:
+                raise _MakerError(error) from error
             files = {p.name: file_digest(p) for p in sorted(fresh.iterdir())}
             entry = {"schema": ENTRY_SCHEMA, "key": key, "files": files}
             write_atomically(fresh / ENTRY_FILE, json.dumps(entry, indent=1))

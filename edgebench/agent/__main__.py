@@ -88,7 +88,8 @@ def _run_here() -> int:
         _say(f"error: results.zip cannot be written: {error}")
         return 5
     _say(f"results are in {folder / 'results.zip'}")
-    _say("carry results.zip back and run: edgebench ingest results.zip")
+    _say("carry results.zip back and run: edgebench ingest results.zip RUN")
+    _say("RUN is the folder that edgebench bundle named")
     return 0
 
 

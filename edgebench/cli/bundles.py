@@ -75,5 +75,5 @@ def ingest(
     folder = existing_run(run, finished=False)
     with TerminalProgress(quiet=json) as progress:
         record = ingest_results(folder, results, require or [], progress)
-    print_run(record, folder.path, as_json=json)
+    print_run(record, folder.path / "report.html", as_json=json)
     return record.exit_code

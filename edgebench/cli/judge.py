@@ -41,18 +41,20 @@ def gate(
         if name not in known:
             raise UnknownNameError("variant", name, known, where="--require")
     judged = judge_again(record, gates, require or [])
-    print_run(judged, folder.path, as_json=json)
+    # The page shows the run's own gates, not these.
+    print_run(judged, None, as_json=json)
     return judged.exit_code
 
 
 def report(run: RunArgument, debug: DebugOption = False) -> int:
     """Render the reports of a finished run again."""
     del debug
+    from edgebench.cli.output import write
     from edgebench.pipeline.folder import existing_run
     from edgebench.pipeline.main import read_run
     from edgebench.report.base import write_reports
 
     folder = existing_run(run)
-    for path in write_reports(read_run(folder), folder.path):
-        print(path)
+    paths = write_reports(read_run(folder), folder.path)
+    write("".join(f"{path}\n" for path in paths))
     return 0

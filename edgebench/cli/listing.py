@@ -59,8 +59,12 @@ def _techniques() -> list[tuple[str, str]]:
 def _options(model: Any) -> list[tuple[str, str]]:
     rows = []
     for key, found in model.model_fields.items():
-        default = "required" if found.is_required() else f"default {found.default}"
-        rows.append((key, f"{found.description or ''} ({default})"))
+        default = found.get_default(call_default_factory=True)
+        shown = "required" if found.is_required() else f"default {default}"
+        rows.append((key, f"{found.description or ''} ({shown})"))
+        for inner in getattr(found.annotation, "__args__", ()):
+            if hasattr(inner, "model_fields"):
+                rows += [(f"  {name}", text) for name, text in _options(inner)]
     return rows
 
 

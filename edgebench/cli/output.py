@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,14 +33,23 @@ def print_rich(what: RenderableType) -> None:
         return
     with screen.capture() as captured:
         screen.print(what, markup=False)
-    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def print_run(run: RunRecord, folder: Path, *, as_json: bool) -> None:
-    """The finished run: for people, or `run.json` for machines."""
+def write(text: str) -> None:
+    """Write to standard output; a reader that has seen enough (head, less) changes no exit code."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_run(run: RunRecord, report: Path | None, *, as_json: bool) -> None:
+    """The finished run: for people, with where its report lies, or `run.json` for machines."""
     if as_json:
-        sys.stdout.write(run.model_dump_json(indent=1) + "\n")
+        write(run.model_dump_json(indent=1) + "\n")
         return
     from edgebench.report.terminal import summary
 
-    print_rich(summary(run, console().width, folder / "report.html"))
+    print_rich(summary(run, console().width, report))

@@ -43,5 +43,5 @@ def show(
     from edgebench.history import History
 
     run, folder = History.open().get(run_id)
-    print_run(run, folder, as_json=json)
+    print_run(run, folder / "report.html", as_json=json)
     return 0

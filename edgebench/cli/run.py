@@ -52,5 +52,5 @@ def run(
 
     with TerminalProgress(quiet=json) as progress:
         record = Job(chosen, place, folder, progress, require or []).run()
-    print_run(record, folder.path, as_json=json)
+    print_run(record, folder.path / "report.html", as_json=json)
     return record.exit_code

@@ -83,7 +83,9 @@ def _place(built: Built, models: Path, root: Path) -> Variant:
             problem=built.problem,
         )
     place = models / f"{built.name}.onnx"
-    shutil.copyfile(built.file, place)
+    # Not copyfile: its error names the source, and it is the destination's disk that is full.
+    with built.file.open("rb") as source, place.open("wb") as destination:
+        shutil.copyfileobj(source, destination)
     parameters, zeros = count_parameters(read_onnx(place))
     size, compressed = place.stat().st_size, compressed_size(place)
     return Variant(

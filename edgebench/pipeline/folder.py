@@ -23,8 +23,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from edgebench.errors import BusyError, UsageError, storage_error
+from edgebench.errors import BusyError, StorageError, UsageError, storage_error
 from edgebench.store import read_json, write_atomically
+
+# What `edgebench.report` writes.
+REPORTS = ("report.html", "report.md", "junit.xml", "metrics.csv")
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,13 @@ class RunFolder:
     def held(self) -> Iterator[None]:
         """Nobody else writes here meanwhile; raises BusyError where somebody does already.
 
-        The lock is the kernel's: it is gone with the process, however that ends.
+        The lock is the kernel's: it is gone with the process, however that ends. A folder that is
+        not empty and no run's is refused, since a run removes what an earlier one left in it.
         """
+        self._claim()
+        lock = FileLock(self.path / ".lock", timeout=0)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            with lock:
-                yield
+            lock.acquire()
         except Timeout:
             raise BusyError(
                 "another run is writing to this folder",
@@ -82,12 +85,16 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise storage_error(error, self.path) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def take_up(self, plan_key: str) -> tuple[str, bool]:
         """The run's id, and whether an unfinished run of the same plan is taken up again.
 
-        Otherwise a new run begins, and the last one's measurements are removed: a latency is never
-        served twice.
+        Otherwise a new run begins, and what the last one measured and said is removed: a latency is
+        never served twice, and a verdict does not outlive a run that failed.
         """
         state = self._state()
         if state.get("plan") == plan_key and state.get("finished") is False:
@@ -97,10 +104,26 @@ class RunFolder:
             for old in (self.bundle, self.results):
                 if old.exists():
                     shutil.rmtree(old)
+            for name in (self.build_file.name, self.record_file.name, *REPORTS):
+                (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(error, self.path) from error
         self._write_state(run_id, plan_key, finished=False)
         return run_id, False
+
+    def _claim(self) -> None:
+        """Make the folder, or see that it is ours."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            strangers = sorted(p.name for p in self.path.iterdir() if p.name != ".lock")
+        except OSError as error:
+            raise storage_error(error, self.path) from error
+        if strangers and not self.state_file.is_file():
+            raise UsageError(
+                f"the folder holds files that are no run's ('{strangers[0]}')",
+                where=str(self.path),
+                hint="name an empty or a new folder with --out",
+            )
 
     def finish(self) -> None:
         """The run is complete: the next one measures anew."""
@@ -110,7 +133,11 @@ class RunFolder:
     def _state(self) -> dict[str, object]:
         if not self.state_file.exists():
             return {}
-        state = read_json(self.state_file)
+        try:
+            state = read_json(self.state_file)
+        except StorageError:
+            # A damaged note of which run this was: a new run begins.
+            return {}
         return state if isinstance(state, dict) else {}
 
     def _write_state(self, run_id: str, plan: str, *, finished: bool) -> None:

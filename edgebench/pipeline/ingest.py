@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgebench.errors import UnknownNameError, storage_error
+from edgebench.errors import EdgebenchError, UnknownNameError, storage_error
 from edgebench.history import History
 from edgebench.pipeline.folder import RunFolder
 from edgebench.pipeline.judging import judge_folder
@@ -28,13 +28,28 @@ def ingest_results(
                 raise UnknownNameError("variant", name, build.recipe["variants"], where="--require")
         history = History.open()
         progress.begin("read the results")
+        arrived = folder.path / "results.new"
+        previous = folder.path / "results.old"
         try:
+            for leftover in (arrived, previous):
+                shutil.rmtree(leftover, ignore_errors=True)
+            unpack_results(results, arrived)
             if folder.results.exists():
-                shutil.rmtree(folder.results)
+                folder.results.rename(previous)
+            arrived.rename(folder.results)
+            try:
+                run = judge_folder(folder, build, require, [])
+            except EdgebenchError:
+                # What cannot be judged does not replace what was.
+                folder.results.rename(arrived)
+                if previous.exists():
+                    previous.rename(folder.results)
+                raise
         except OSError as error:
             raise storage_error(error, folder.results) from error
-        unpack_results(results, folder.results)
-        run = judge_folder(folder, build, require, [])
+        finally:
+            for leftover in (arrived, previous):
+                shutil.rmtree(leftover, ignore_errors=True)
         write_run_json(run, folder.path)
         write_reports(run, folder.path)
         history.add(run, folder.path.resolve())

@@ -17,7 +17,10 @@ def choose_int8(target: Target, device: dict[str, Any] | None) -> tuple[str, str
     if target.int8 != "auto":
         return target.int8, "named by the target"
     if device is None:
-        return "s8s8-symmetric", "the device was not asked; symmetric int8 runs on every runtime"
+        return "s8s8-symmetric", (
+            "the device could not be asked, and symmetric int8 runs on every runtime; it may be "
+            "slower than the format of its own, which --set target.int8=FORMAT names"
+        )
     identity = device["identity"]
     providers = target.runtime.providers
     used = identity.get("providers", []) if providers == "auto" else providers

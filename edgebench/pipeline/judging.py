@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgebench import compare, gate, stats
-from edgebench.errors import EXIT_FAILED, StorageError, one_line
+from edgebench.errors import EXIT_FAILED, NotMeasuredError
 from edgebench.metrics.base import Context, Outputs, looks_like_probabilities
 from edgebench.pipeline.folder import RunFolder
+from edgebench.pipeline.results import (
+    AgentResult,
+    read_device,
+    read_outputs,
+    read_result,
+    read_samples,
+)
 from edgebench.recipe import Gate
 from edgebench.records import BuildRecord, Measurement, RunRecord, Stage, Variant
 from edgebench.store import read_json
@@ -28,16 +33,36 @@ def judge_folder(
     Outputs and samples are those the target returned; a variant without a whole result is kept,
     with the reason.
     """
-    device = read_json(folder.results / "device.json")
-    if not isinstance(device, dict):
-        raise StorageError("holds no device", where=str(folder.results / "device.json"))
+    device = read_device(folder.results / "device.json")
+    manifest = read_json(folder.bundle / "manifest.json")
+    assert isinstance(manifest, dict)  # noqa: S101 - written by `write_bundle`
     labels: NDArray[np.int64] = np.load(folder.labels_file, allow_pickle=False)
-    measured = {
-        v.name: _measured(v, folder, device) for v in build.variants if v.artifact is not None
-    }
-    outputs = _outputs(folder, measured, labels, build)
+    shape = (len(labels), len(build.data["class_names"]))
+    measured: dict[str, Variant] = {}
+    arrays: dict[str, NDArray[np.float32]] = {}
+    samples: dict[str, compare.Samples] = {}
+    for variant in build.variants:
+        if variant.artifact is None:
+            continue
+        name = variant.name
+        try:
+            result = read_result(folder.results, name, manifest, device["fingerprint"])
+            if result.status == "measured":
+                answers = read_outputs(folder.results / name / "outputs.npy", shape)
+                if not variant.control:
+                    samples[name] = read_samples(folder.results / name / "samples.npz")
+                arrays[name] = answers
+                measured[name] = _measured(variant, result, folder, device["grade"])
+            else:
+                measured[name] = _failed(variant, result.problem or "the agent gave no reason")
+        except NotMeasuredError as error:
+            missing = not (folder.results / name / "result.json").is_file()
+            unmeasured = variant.model_copy(update={"problem": error.line()})
+            measured[name] = unmeasured if missing else _failed(variant, error.line())
+    probabilities = "base" in arrays and looks_like_probabilities(arrays["base"])
+    outputs = {n: Outputs(values, labels, probabilities) for n, values in arrays.items()}
     variants = [
-        _compared(measured.get(v.name, v), outputs, measured.get("base"), folder, build)
+        _compared(measured.get(v.name, v), outputs, samples, measured.get("base"), build)
         for v in build.variants
     ]
     gates = [Gate(**g) for g in build.recipe["gates"]]
@@ -89,83 +114,44 @@ def judge_again(run: RunRecord, gates: Sequence[Gate], require: Sequence[str]) -
     )
 
 
-def _measured(variant: Variant, folder: RunFolder, device: dict[str, Any]) -> Variant:
+def _measured(variant: Variant, result: AgentResult, folder: RunFolder, grade: str) -> Variant:
     """The variant with its status and evidence from the agent's result."""
-    own = folder.results / variant.name
-    try:
-        result = json.loads((own / "result.json").read_text())
-    except FileNotFoundError:
-        return variant.model_copy(update={"problem": "the agent returned no result"})
-    except (OSError, ValueError) as error:
-        return _failed(variant, f"the agent's result cannot be read: {one_line(str(error))}")
-    if result["status"] != "measured":
-        return _failed(variant, result["problem"] or "the agent gave no reason")
-    cold = result["cold"]
     metrics = dict(variant.metrics)
     intervals = {}
     for name in ("load_ms", "first_inference_ms", "peak_memory_mib"):
-        if cold:
-            found = stats.median_interval(np.array([one[name] for one in cold], dtype=np.float64))
+        if result.cold:
+            found = stats.median_interval(np.array([getattr(one, name) for one in result.cold]))
             metrics[name] = found.point
             intervals[name] = found
-    samples = own / "samples.npz"
+    own = (folder.results / variant.name).relative_to(folder.path)
     return variant.model_copy(
         update={
             "status": "measured",
             "problem": None,
             "metrics": metrics,
             "intervals": intervals,
-            "measurement": Measurement(
-                grade=device["grade"],
-                valid=result["valid"],
-                invalid_reasons=tuple(result["invalid_reasons"]),
-                evidence={**result["evidence"], "cold": cold},
-                samples_file=_relative(samples, folder) if samples.is_file() else None,
-                outputs_file=_relative(own / "outputs.npy", folder),
+            "measurement": Measurement.model_validate(
+                {
+                    "grade": grade,
+                    "valid": result.valid,
+                    "invalid_reasons": result.invalid_reasons,
+                    "evidence": {
+                        **result.evidence,
+                        "cold": [one.model_dump() for one in result.cold],
+                    },
+                    "samples_file": None if variant.control else str(own / "samples.npz"),
+                    "outputs_file": str(own / "outputs.npy"),
+                }
             ),
         }
     )
 
 
-def _outputs(
-    folder: RunFolder,
-    measured: dict[str, Variant],
-    labels: NDArray[np.int64],
-    build: BuildRecord,
-) -> dict[str, Outputs]:
-    """The answers of every measured model; one whose answers are unusable becomes failed."""
-    arrays: dict[str, NDArray[np.float32]] = {}
-    classes = len(build.data["class_names"])
-    for name, variant in measured.items():
-        if variant.status != "measured":
-            continue
-        path = folder.results / name / "outputs.npy"
-        try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            measured[name] = _failed(variant, f"its outputs cannot be read: {error}")
-            continue
-        if values.shape != (len(labels), classes):
-            wanted = [len(labels), classes]
-            measured[name] = _failed(
-                variant, f"its outputs have shape {list(values.shape)}, not {wanted}"
-            )
-        elif not np.isfinite(values).all():
-            bad = int((~np.isfinite(values)).any(axis=1).sum())
-            measured[name] = _failed(
-                variant, f"{bad} of {len(labels)} outputs are not finite (NaN or infinity)"
-            )
-        else:
-            arrays[name] = values
-    probabilities = "base" in arrays and looks_like_probabilities(arrays["base"])
-    return {name: Outputs(values, labels, probabilities) for name, values in arrays.items()}
-
-
 def _compared(
     variant: Variant,
     outputs: dict[str, Outputs],
+    samples: dict[str, compare.Samples],
     base: Variant | None,
-    folder: RunFolder,
     build: BuildRecord,
 ) -> Variant:
     """The variant with its metrics and comparisons."""
@@ -175,12 +161,11 @@ def _compared(
     metrics = {**variant.metrics, **values}
     intervals = {**variant.intervals, **intervals}
     comparisons = {}
-    if variant.measurement is not None and variant.measurement.samples_file is not None:
-        samples = _read_samples(folder.path / variant.measurement.samples_file)
-        latencies, latency_intervals = compare.latency_metrics(samples)
+    if variant.name in samples:
+        latencies, latency_intervals = compare.latency_metrics(samples[variant.name])
         metrics |= latencies
         intervals |= latency_intervals
-        comparisons["latency_ratio"] = compare.latency_ratio(samples)
+        comparisons["latency_ratio"] = compare.latency_ratio(samples[variant.name])
     if variant.name != "base" and base is not None and base.status == "measured":
         controls = tuple(
             outputs[v.name]
@@ -200,23 +185,6 @@ def _compared(
 def _weights(n: int, seed: int) -> NDArray[np.float32]:
     """The run's bootstrap resamples; made once, since all variants share them."""
     return stats.bootstrap_weights(n, seed)
-
-
-def _read_samples(path: Path) -> compare.Samples:
-    with np.load(path, allow_pickle=False) as arrays:
-        return compare.Samples(
-            **{
-                name: arrays[name]
-                for name in (
-                    "block_process",
-                    "block_pair",
-                    "block_arm",
-                    "sample_block",
-                    "sample_ns",
-                    "single_ns",
-                )
-            }
-        )
 
 
 def _device_warnings(build: BuildRecord, device: dict[str, Any], base: Variant) -> list[str]:
@@ -273,7 +241,3 @@ def _without_base(variant: Variant) -> Variant:
 
 def _failed(variant: Variant, problem: str) -> Variant:
     return variant.model_copy(update={"status": "failed", "problem": problem, "measurement": None})
-
-
-def _relative(path: Path, folder: RunFolder) -> str:
-    return str(path.relative_to(folder.path))

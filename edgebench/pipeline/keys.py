@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from edgebench.hashing import value_digest
+from edgebench.hashing import file_digest, value_digest
 from edgebench.models.source import ModelSource
 from edgebench.pipeline.plan import PlannedStep
 from edgebench.pipeline.versions import building_code, package_versions
 from edgebench.recipe import Recipe
+
+
+def _foreign_source(kind: type) -> str | None:
+    """The hash of the file of a technique from another package; ours are in `building_code`."""
+    if kind.__module__.partition(".")[0] == "edgebench":
+        return None
+    source = inspect.getsourcefile(kind)
+    return file_digest(Path(source)) if source else None
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class Keys:
             before=before,
             technique=step.record(),
             identity=technique.identity(step.options),
+            source=_foreign_source(type(technique)),
             data=self.data_fingerprint,
             training=self.recipe.training.model_dump(),
             seed=self.recipe.seed,

@@ -28,7 +28,7 @@ from edgebench.pipeline.int8_format import choose_int8
 from edgebench.pipeline.judging import judge_folder
 from edgebench.pipeline.plan import PlannedVariant, check_gates, check_required, plan_variants
 from edgebench.pipeline.progress import Progress
-from edgebench.pipeline.versions import building_code, package_versions
+from edgebench.pipeline.versions import building_code, measuring_code, package_versions
 from edgebench.recipe import Recipe
 from edgebench.records import BuildRecord, Record, RunRecord, Stage
 from edgebench.report.base import write_reports, write_run_json
@@ -119,6 +119,7 @@ class Job:
             data=_describe(dataset),
             variants=variants,
             stages=tuple(self.stages),
+            warnings=(f"int8 was made in the format {int8}: {why}",) if device is None else (),
         )
         write_atomically(self.folder.build_file, build.model_dump_json(indent=1))
         return build
@@ -191,6 +192,7 @@ class Job:
                 "recipe": self.recipe.model_dump(mode="json"),
                 "target": self.target.model_dump(mode="json"),
                 "model": source.identity,
+                "measuring": measuring_code(),
                 "controls": [file_sha256(Path(f), "control") for f in self.recipe.controls.files],
                 "data": dataset.fingerprint,
                 "code": building_code(),

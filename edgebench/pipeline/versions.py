@@ -28,6 +28,13 @@ def package_versions() -> dict[str, str]:
 
 
 @cache
+def measuring_code() -> str:
+    """The hash of the agent's code: an unfinished run is not taken up with another clock."""
+    package = Path(__file__).resolve().parent.parent
+    return source_digest((package / "agent").rglob("*.py"))
+
+
+@cache
 def building_code() -> str:
     """The hash of the code that builds: a changed technique must not be served from the store."""
     package = Path(__file__).resolve().parent.parent

@@ -21,7 +21,8 @@ An edgebench bundle: models to be measured on this device.
 1. Unpack it here:          python3 -m zipfile -e bundle.zip bundle
 2. Run it:                  python3 bundle/agent.pyz
 3. Carry bundle/results.zip back to the machine with edgebench, and there:
-                            edgebench ingest results.zip
+                            edgebench ingest results.zip RUN
+   RUN is the folder that edgebench bundle named.
 
 It needs Python 3.8 or later with numpy and onnxruntime (python3 -m pip install numpy onnxruntime),
 and no network. Let nothing else run on the device meanwhile. If it is interrupted, start it again:
@@ -52,7 +53,7 @@ class BundleTransport(Transport):
         return NotMeasuredError(
             "there is no connection to it",
             where=f"target '{self.spec.name}'",
-            hint="carry a bundle there: edgebench bundle, then edgebench ingest results.zip",
+            hint="carry a bundle there: edgebench bundle, then edgebench ingest results.zip RUN",
         )
 
 

@@ -86,7 +86,7 @@ def test_carried_by_hand(agent: Path, bundles: ModuleType, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines[0].startswith("base: process 1 of 1, about ")
-    assert lines[-1] == "carry results.zip back and run: edgebench ingest results.zip"
+    assert lines[-2] == "carry results.zip back and run: edgebench ingest results.zip RUN"
     with zipfile.ZipFile(bundle / "results.zip") as archive:
         assert sorted(archive.namelist()) == [
             "base/outputs.npy",

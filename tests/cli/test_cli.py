@@ -177,7 +177,7 @@ def test_the_bundle_way(recipe: str, capsys: pytest.CaptureFixture[str]) -> None
     assert run(["ingest", str(results), "runs/small-cpu"]) == 0
     record = json.loads(Path("runs/small-cpu/run.json").read_text())
     assert record["verdict"] == "GO"
-    assert record["target"]["int8_reason"].startswith("the device was not asked")
+    assert record["target"]["int8_reason"].startswith("the device could not be asked")
     broken = Path("broken.zip")
     broken.write_bytes(results.read_bytes()[:1000])
     capsys.readouterr()

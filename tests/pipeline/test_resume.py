@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgebench.errors import BusyError, NotMeasuredError, StorageError
+from edgebench.errors import BusyError, NotMeasuredError, StorageError, UsageError
 from edgebench.pipeline.folder import RunFolder
 from edgebench.pipeline.main import Job
 from edgebench.records import RunRecord
@@ -172,3 +172,30 @@ def test_no_permission_to_write(new_job: NewJob, tmp_path: Path) -> None:
         new_job(tmp_path).run()
     assert caught.value.exit_code == 5
     assert "\n" not in caught.value.line()
+
+
+def test_a_verdict_does_not_outlive_the_next_run(new_job: NewJob, tmp_path: Path) -> None:
+    new_job(tmp_path).run()
+    folder = tmp_path / "run"
+    assert (folder / "run.json").exists()
+    again = new_job(tmp_path, "seed=1")
+    with again.folder.held():
+        again.prepare(None)
+    for name in ("run.json", "report.html", "report.md", "junit.xml", "metrics.csv"):
+        assert not (folder / name).exists()
+
+
+def test_a_folder_of_the_users_is_left_alone(new_job: NewJob, tmp_path: Path) -> None:
+    mine = tmp_path / "run" / "results"
+    mine.mkdir(parents=True)
+    (mine / "thesis.txt").write_text("precious")
+    with pytest.raises(UsageError, match="no run's"):
+        new_job(tmp_path).run()
+    assert (mine / "thesis.txt").read_text() == "precious"
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["results"]
+
+
+def test_a_damaged_state_begins_a_new_run(new_job: NewJob, tmp_path: Path) -> None:
+    first = new_job(tmp_path).run()
+    (tmp_path / "run" / "state.json").write_text("{")
+    assert new_job(tmp_path).run().run_id != first.run_id
