@@ -10,7 +10,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from edgebench.errors import RecipeError, UnknownNameError, UsageError
 from edgebench.protocol import Protocol, resolve_protocol
@@ -112,11 +121,25 @@ class Recipe(_Part):
     data: str
     data_limits: DataLimits = DataLimits()
     training: Training = Training()
-    variants: dict[Annotated[str, AfterValidator(_variant_name)], list[Step]] = Field(min_length=1)
+    variants: dict[Annotated[str, AfterValidator(_variant_name)], list[Step]]
     controls: Controls = Controls()
     protocol: Protocol
-    gates: list[Gate] = Field(min_length=1)
+    gates: list[Gate]
     seed: int = Field(0, ge=0, le=2**31 - 1)
+
+    _where: str = PrivateAttr("recipe")
+
+    @property
+    def where(self) -> str:
+        """The file it was read from, for messages."""
+        return self._where
+
+    @field_validator("gates", "variants", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        if value in ([], {}):
+            raise ValueError(f"there are no {info.field_name}; a run needs at least one")
+        return value
 
     @field_validator("variants")
     @classmethod
@@ -151,7 +174,9 @@ def load_recipe(
         values["protocol"] = resolve_protocol(protocol, where=where)
     elif not isinstance(protocol, Protocol):
         raise RecipeError("'protocol' is neither a profile's name nor a mapping", where=where)
-    return validated(Recipe, values, RecipeError, where=where, noun="recipe")
+    recipe = validated(Recipe, values, RecipeError, where=where, noun="recipe")
+    recipe._where = where
+    return recipe
 
 
 def find_recipe(source: str) -> Path:

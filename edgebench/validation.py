@@ -54,7 +54,8 @@ def _as_line(
     kind = first["type"]
     if kind == "extra_forbidden":
         known = _fields_at(model, first["loc"][:-1])
-        near = nearest(str(first["loc"][-1]), known)
+        word = str(first["loc"][-1])
+        near = _elsewhere(model, word) or nearest(word, known)
         hint = f"did you mean '{near}'?" if near else f"known keys: {', '.join(known)}"
         return error(f"unknown key '{path}' in the {noun}", where=where, hint=hint)
     if kind == "missing":
@@ -76,6 +77,15 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
         if fields and isinstance(step, str) and step in fields:
             current = _inner_model(fields[step].annotation) or current
     return [f.alias or name for name, f in getattr(current, "model_fields", {}).items()]
+
+
+def _elsewhere(model: type[BaseModel], word: str) -> str | None:
+    """The dotted place of a key that belongs one level further down, if there is one."""
+    for name, found in model.model_fields.items():
+        inner = _inner_model(found.annotation)
+        if inner is not None and word in inner.model_fields:
+            return f"{name}.{word}"
+    return None
 
 
 def _inner_model(annotation: Any) -> type[BaseModel] | None:

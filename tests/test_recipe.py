@@ -99,7 +99,7 @@ def test_settings() -> None:
     )
     assert recipe.seed == 7
     assert recipe.protocol.pairs == 9
-    assert recipe.protocol.processes == 3
+    assert recipe.protocol.processes == 6
     assert recipe.variants["int8"][0].options["calibration"] == "percentile"
 
 

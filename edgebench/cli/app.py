@@ -60,7 +60,10 @@ def invoke(arguments: list[str]) -> int:
         if message is None:
             raise
         text = message()
-        if text:
+        if text.startswith("Usage:"):
+            # No arguments at all: the help is the answer, as it stands.
+            print(text, file=sys.stderr)
+        elif text:
             where = getattr(getattr(error, "ctx", None), "command_path", "edgebench")
             print(f"{where}: {text.rstrip('.')}; see '{where} --help'", file=sys.stderr)
         return EXIT_USAGE

@@ -16,9 +16,16 @@ def list_(debug: DebugOption = False) -> int:
     """List the targets and what they are."""
     del debug
     from edgebench.cli.listing import print_rows
+    from edgebench.errors import EdgebenchError
     from edgebench.target import load_target, target_files
 
-    print_rows([(name, load_target(name).description) for name in sorted(target_files())])
+    rows = []
+    for name in sorted(target_files()):
+        try:
+            rows.append((name, load_target(name).description))
+        except EdgebenchError as error:
+            rows.append((name, f"cannot be used: {error.line()}"))
+    print_rows(rows)
     return 0
 
 

@@ -154,11 +154,53 @@ def check_parity(
     return f"ONNX Runtime within {gap:.2g} of torch on {len(examples)} examples"
 
 
-def open_session(path: Path):  # type: ignore[no-untyped-def] # onnxruntime has no types
+def compare_files(before: Path, after: Path, examples: NDArray[np.float32]) -> str:
+    """Run a file before and after a technique that works on files, on the same examples.
+
+    Without graph optimisation: what the file says, not what this host's kernels make of it, and an
+    optimiser that crashes takes only the agent's process down. Returns a sentence for the record;
+    raises BuildError where the file after does not run, or its answers are unusable.
+    """
+    wanted, got = (_answers(path, examples) for path in (before, after))
+    if got.shape != wanted.shape:
+        raise BuildError(
+            f"the file answers {list(got.shape)} where it answered {list(wanted.shape)}"
+        )
+    if not np.isfinite(got).all():
+        raise BuildError("the file's answers are not finite (NaN or infinity)")
+    noise = float(((got - wanted) ** 2).sum())
+    if noise == 0:
+        return f"answers as before on {len(wanted)} examples"
+    ratio = 10 * np.log10(float((wanted**2).sum()) / noise)
+    return f"SQNR {ratio:.1f} dB against the file before, on {len(wanted)} examples"
+
+
+def _answers(path: Path, examples: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The answers of a file [N, classes] in batches it takes."""
+    try:
+        session = open_session(path, optimised=False)
+        entry = session.get_inputs()[0]
+        fixed = entry.shape[0] if entry.shape and isinstance(entry.shape[0], int) else 0
+        batch = fixed if fixed > 0 else len(examples)
+        parts = [
+            session.run(None, {entry.name: examples[i : i + batch]})[0]
+            for i in range(0, len(examples) - batch + 1, batch)
+        ]
+    except Exception as error:
+        # ONNX Runtime's exceptions have no common class of their own.
+        raise BuildError(f"ONNX Runtime cannot run the file: {plain_message(error)}") from error
+    if not parts:
+        raise BuildError(f"the model's batch is fixed at {batch}, more than there are examples")
+    return np.concatenate(parts).astype(np.float64)
+
+
+def open_session(path: Path, *, optimised: bool = True):  # type: ignore[no-untyped-def] # onnxruntime has no types
     """An ONNX Runtime session on the host's processor, one thread, quiet."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -214,6 +214,8 @@ class Builder:
     def _onnx_step(
         self, variant: str, key: str, step: PlannedStep, source: Path
     ) -> tuple[Path, list[str]]:
+        from edgebench.exporters.onnx_from_torch import compare_files
+
         technique = step.technique
         assert isinstance(technique, OnnxTechnique)  # noqa: S101 - `on_torch` said so
 
@@ -221,7 +223,8 @@ class Builder:
             outcome = technique.apply(
                 source, new / MODEL, step.options, self._context(variant, None)
             )
-            (new / NOTES).write_text(json.dumps({"notes": outcome.notes}))
+            seen = compare_files(source, new / MODEL, self.dataset.test_x[:PARITY_EXAMPLES])
+            (new / NOTES).write_text(json.dumps({"notes": [*outcome.notes, seen]}))
 
         made = self._step(f"{variant}: {technique.name}", key, make)
         return made / MODEL, json.loads((made / NOTES).read_text())["notes"]

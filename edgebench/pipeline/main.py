@@ -54,7 +54,7 @@ class Job:
     def __post_init__(self) -> None:
         """Everything the recipe names is looked up now, before any work."""
         self.planned = plan_variants(self.recipe)
-        check_gates(self.recipe.gates)
+        check_gates(self.recipe.gates, where=self.recipe.where)
         check_required(self.recipe, self.require)
 
     def run(self) -> RunRecord:
@@ -135,7 +135,9 @@ class Job:
         def on_event(event: dict[str, Any]) -> None:
             nonlocal finished
             kind = event.get("event")
-            if kind == "process":
+            if kind == "waiting":
+                self.progress.say("another run is measuring on this machine; waiting for it")
+            elif kind == "process":
                 done = finished * per_model + int(event.get("process", 0))
                 self.progress.advance(done, str(event.get("name", "")))
             elif kind == "done":

@@ -39,11 +39,11 @@ class PlannedVariant:
     steps: tuple[PlannedStep, ...]
 
 
-def plan_variants(recipe: Recipe, *, where: str = "recipe") -> tuple[PlannedVariant, ...]:
+def plan_variants(recipe: Recipe) -> tuple[PlannedVariant, ...]:
     """The chains of a recipe; raises RecipeError or UnknownNameError in one line."""
     planned = []
     for name, chain in recipe.variants.items():
-        place = f"{where}: variant '{name}'"
+        place = f"{recipe.where}: variant '{name}'"
         steps = []
         for step in chain:
             technique = TECHNIQUES.get(step.technique, where=place)

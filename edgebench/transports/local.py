@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from filelock import FileLock, Timeout
+
 from edgebench.agent.supervise import worker_environment
 from edgebench.errors import EdgebenchError, NotMeasuredError, StorageError
 from edgebench.transports.agent_zip import build_agent
@@ -32,7 +34,17 @@ class LocalTransport(Transport):
     def measure(self, bundle: Path, results: Path, on_event: OnEvent) -> None:
         """Run the plan; the agent writes into `results` itself."""
         command = ["run", str(bundle.absolute()), "--out", str(results.absolute())]
-        self._run([*command, "--parent", str(os.getpid())], on_event)
+        # Two agents at once would time each other. The lock is the kernel's, and the user's own.
+        lock = FileLock(Path(tempfile.gettempdir(), f"edgebench-measuring-{os.getuid()}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_event({"event": "waiting"})
+            lock.acquire()
+        try:
+            self._run([*command, "--parent", str(os.getpid())], on_event)
+        finally:
+            lock.release()
 
     def _run(self, arguments: list[str], on_event: OnEvent) -> None:
         python = os.path.expanduser(self.spec.python or sys.executable)

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgebench.errors import BuildError
 from edgebench.exporters.onnx_file import classifier_of, read_onnx
-from edgebench.exporters.onnx_from_torch import check_parity, export_onnx
+from edgebench.exporters.onnx_from_torch import check_parity, compare_files, export_onnx
 
 
 @pytest.mark.parametrize("name", ["lenet", "resnet8", "mobilenetv1"])
@@ -168,3 +168,35 @@ def test_a_full_disk_is_no_fault_of_the_model(
     monkeypatch.setattr(torch.onnx, "export", full)
     with pytest.raises(OSError, match="a fake"):
         export_onnx(network("lenet"), data.test_x[:4], tmp_path / "m.onnx", opset=20)
+
+
+def test_files_before_and_after_a_technique(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    def file(name: str, *, factor: float, batch: int | str = "N", side: int = 3) -> Path:
+        weight = np.eye(side, dtype=np.float32)[:, :2] * np.float32(factor)
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, side])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 2])],
+            [onnx.numpy_helper.from_array(weight, "w")],
+        )
+        opset = helper.make_opsetid("", 18)
+        onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / name)
+        return tmp_path / name
+
+    examples = np.random.default_rng(0).random((7, 3), dtype=np.float32)
+    base = file("base.onnx", factor=1)
+    assert compare_files(base, base, examples) == "answers as before on 7 examples"
+    tenth = file("tenth.onnx", factor=1.1)
+    assert compare_files(base, tenth, examples).startswith("SQNR 20.0 dB")
+    by_two = file("two.onnx", factor=1, batch=2)
+    assert compare_files(by_two, by_two, examples) == "answers as before on 6 examples"
+    for broken, said in (
+        (file("nan.onnx", factor=float("nan")), "not finite"),
+        (file("wide.onnx", factor=1, side=4), "cannot run"),
+        (file("vast.onnx", factor=1, batch=64), "fixed at 64"),
+    ):
+        with pytest.raises(BuildError, match=said):
+            compare_files(base, broken, examples)
