@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from edgebench.records import RunRecord, Variant
 from edgebench.report import format as fmt
 from edgebench.report.labels import Label, place_labels
-from edgebench.report.rows import ordered, reference, tone, verdict_word
+from edgebench.report.rows import draw_order, ordered, reference, tone, verdict_word
 from edgebench.report.svg import (
     FONT_SIZE,
     INK,
@@ -29,6 +31,9 @@ NAME_LIMIT = 24
 _WIDTH = 860.0
 _LOG_FROM = 3.0
 _AREA = 1100.0
+_LEAST_BAND = 5.0
+_FAR_SPREADS = 5.0
+_LEAST_SPREAD = 0.005
 
 
 class _Bar(NamedTuple):
@@ -59,8 +64,9 @@ def latency_forest(run: RunRecord) -> str | None:
     axes.set_ylim(len(bars) - 0.5, -0.5)
     self_test = bars[0] if bars[0].tone == "self" else None
     if self_test and self_test.low is not None and self_test.high is not None:
-        axes.axvspan(self_test.low, self_test.high, color="#0072b2", alpha=0.10, linewidth=0)
-    axes.axvline(1.0, color=INK, linewidth=1.2, zorder=1.5)
+        low, high = _at_least_wide(axes, self_test.low, self_test.high)
+        axes.axvspan(low, high, color="#0072b2", alpha=0.3, linewidth=0, zorder=0.8)
+    axes.axvline(1.0, color=INK, linewidth=0.8, zorder=1.5)
     for sign, value in limits:
         axes.axvline(value, color=TONE_COLOURS["no-go"], linewidth=1.2, dashes=(5, 3), zorder=1.5)
         axes.text(
@@ -120,30 +126,44 @@ def accuracy_latency(run: RunRecord) -> str | None:
     quiet_axes(axes)
     micro = (reference(base, "latency_p50_ms") or points[0].latency) < 0.1
     factor = 1e3 if micro else 1.0
+    far = far_below([p.accuracy for p in points])
     spots = [(p.latency * factor, 100 * p.accuracy) for p in points]
+    drawn = [spot for spot, below in zip(spots, far, strict=True) if not below]
     largest = max(p.size for p in points) or 1.0
     areas = [_AREA * p.size / largest for p in points]
-    _padded_limits(axes, spots)
+    axes.set_xlim(_padded([x for x, _ in spots]))
+    axes.set_ylim(_padded([y for _, y in drawn]))
+    bottom, top = axes.get_ylim()
+    if any(far):
+        bottom -= 0.14 * (top - bottom)
+        axes.set_ylim(bottom, top)
+    edge = bottom + 0.08 * (top - bottom)
     front = pareto_front([(p.latency, p.accuracy) for p in points])
     corners = _staircase(sorted(spots[i] for i in front))
     axes.plot(*zip(*corners, strict=True), color=MUTED, linewidth=1.4, dashes=(2, 2), zorder=1.8)
-    for p, (x, y), area in zip(points, spots, areas, strict=True):
+    places = [(x, edge if below else y) for (x, y), below in zip(spots, far, strict=True)]
+    for p, (x, y), area, below in zip(points, places, areas, far, strict=True):
         colour = TONE_COLOURS[p.tone]
+        on_top = 4 + 0.1 * draw_order(p.tone)
         axes.scatter([x], [y], s=area, facecolor=colour, alpha=0.22, edgecolor="none", zorder=2.5)
         axes.scatter([x], [y], s=area, facecolor="none", edgecolor=colour, zorder=2.6)
         base_mark: dict[str, Any] = {"marker": "*", "markersize": 11, "color": INK}
         mark: dict[str, Any] = {"marker": TONE_MARKERS[p.tone], "markersize": 6, "color": colour}
-        axes.plot([x], [y], zorder=4, **(base_mark if p.name == "base" else mark))
+        axes.plot([x], [y], zorder=on_top, **(base_mark if p.name == "base" else mark))
+        if below:
+            arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.6}
+            axes.annotate("", (x, bottom), xytext=(x, y), arrowprops=arrow, zorder=on_top)
     place_labels(
         axes,
         [
             Label(
                 x,
                 y,
-                f"{fmt.shorten(p.name, NAME_LIMIT)}, {fmt.point('size_bytes', p.size)}",
+                f"{fmt.shorten(p.name, NAME_LIMIT)}, {fmt.point('size_bytes', p.size)}"
+                + (f", {fmt.point('accuracy', p.accuracy)} ↓" if below else ""),
                 max(5.0, math.sqrt(area / math.pi)),
             )
-            for p, (x, y), area in zip(points, spots, areas, strict=True)
+            for p, (x, y), area, below in zip(points, places, areas, far, strict=True)
         ],
         keep_clear=_along(corners),
     )
@@ -159,6 +179,24 @@ def accuracy_latency(run: RunRecord) -> str | None:
     return inline_svg(
         figure, "tradeoff", f"Accuracy against median latency: {told}. On the Pareto front: {best}."
     )
+
+
+def far_below(accuracies: Sequence[float]) -> list[bool]:
+    """Which accuracies lie so far below the others that an axis with them would hide the rest.
+
+    That is more than five times the spread between the quartiles of all better ones below the
+    lower of these; a spread of less than half a percentage point counts as that. At least three
+    models, and more than half of them, stay on the axis.
+    """
+    least = -math.inf
+    for value in sorted(set(accuracies)):
+        better = [other for other in accuracies if other > value]
+        if len(better) < 3 or 2 * len(better) <= len(accuracies):
+            break
+        lower, upper = (float(q) for q in np.percentile(better, (25, 75)))
+        if value < lower - _FAR_SPREADS * max(upper - lower, _LEAST_SPREAD):
+            least = value
+    return [value <= least for value in accuracies]
 
 
 def gate_limits(run: RunRecord, metric: str) -> list[tuple[str, float]]:
@@ -198,6 +236,17 @@ def _ratio_bars(run: RunRecord) -> list[_Bar]:
         kind = "self" if is_base else tone(verdict_word(variant))
         bars.append(_Bar(name, point, low, high, fmt.estimate("latency_ratio", estimate), kind))
     return bars
+
+
+def _at_least_wide(axes: Axes, low: float, high: float) -> tuple[float, float]:
+    """The ends of a band, in data units, drawn apart where it would be too narrow to be seen."""
+    (left, y), (right, _) = (axes.transData.transform((end, 0.0)) for end in (low, high))
+    spare = max(0.0, _LEAST_BAND - (right - left)) / 2
+    inverse = axes.transData.inverted()
+    return (
+        float(inverse.transform((left - spare, y))[0]),
+        float(inverse.transform((right + spare, y))[0]),
+    )
 
 
 def _ratio_axis(axes: Axes, values: Sequence[float]) -> None:
@@ -259,8 +308,7 @@ def _along(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     ]
 
 
-def _padded_limits(axes: Axes, spots: Sequence[tuple[float, float]]) -> None:
-    for values, limit in ((list(column), i) for i, column in enumerate(zip(*spots, strict=True))):
-        low, high = min(values), max(values)
-        pad = 0.16 * (high - low) or 0.05 * abs(high) or 1.0
-        (axes.set_xlim, axes.set_ylim)[limit](low - pad, high + pad)
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    pad = 0.16 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - pad, high + pad

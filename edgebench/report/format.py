@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from edgebench.records import Estimate
@@ -83,6 +84,18 @@ def duration(seconds: float) -> str:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"
+
+
+def moment(stamp: str) -> str:
+    """An ISO 8601 time for people: `2026-11-21 06:03 UTC`; what is no such time stays as it is."""
+    # Python 3.10 does not read the "Z".
+    try:
+        read = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", stamp))
+    except ValueError:
+        return clean(stamp)
+    if read.tzinfo is None:
+        return f"{read:%Y-%m-%d %H:%M}"
+    return f"{read.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
 def point(name: str, value: float | None, reference: float | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +35,7 @@ _COLUMNS = (
     "functional_preservation",
 )
 _DEVICE_NAMES = ("jetson", "cpu_model", "machine")
+_DIGEST = re.compile("[0-9a-fA-F]{32,}")
 _EXPECTED = (
     "latency_p50_ms",
     "latency_p90_ms",
@@ -56,7 +58,8 @@ def render_html(run: RunRecord) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clean=fmt.clean, plain=fmt.plain, items_of=_items)
+    environment.filters.update(clean=fmt.clean, plain=fmt.plain, moment=fmt.moment, items_of=_items)
+    environment.tests["digest"] = lambda text: bool(_DIGEST.fullmatch(str(text)))
     figures = {
         "latency": latency_forest(run),
         "tradeoff": accuracy_latency(run),

@@ -1,30 +1,34 @@
 """The verdicts as JUnit XML, so that a CI server shows each gate of each variant as a test.
 
-==================  ====================  =====================================================
-what happened       in the file           why
-==================  ====================  =====================================================
-gate met            passed test case
-gate missed         ``<failure>``         the variant may not ship
-INCONCLUSIVE        ``<skipped>``         nothing was shown to be broken, nor to be well; the
-                                          message says so, and the command's exit code fails
-                                          the job where that matters
-variant skipped     ``<skipped>``         the target cannot run it
-failed, unmeasured  ``<error>``           there is no evidence to judge
-==================  ====================  =====================================================
+The suite is red exactly where the run's exit code is not 0. Its first case is the run's verdict;
+then comes one case for each variant and gate:
+
+==================  ==================  =============================================
+what happened       the run is GO       the run is not GO
+==================  ==================  =============================================
+the run's verdict   passed              ``<failure>``; ``<error>`` where there is none
+gate met            passed              passed
+gate missed         ``<skipped>``       ``<failure type="NO-GO">``
+INCONCLUSIVE        ``<skipped>``       ``<failure type="INCONCLUSIVE">``
+failed, unmeasured  ``<skipped>``       ``<error>``
+does not apply      ``<skipped>``       ``<skipped>``
+==================  ==================  =============================================
+
+One variant that may ship is enough for a GO, so there the others are information, not red.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from edgebench.records import Reason, RunRecord, Variant
+from edgebench.records import RunRecord, Variant
 from edgebench.report import format as fmt
 from edgebench.report.base import RENDERERS, Renderer
-from edgebench.report.rows import ordered, run_word, subject
+from edgebench.report.rows import ordered, run_word, subject, verdict_word
 
 
 def render_junit(run: RunRecord) -> str:
-    """One test suite a run, one test case for each variant (not the controls) and gate."""
+    """One test suite a run: its verdict, then a case for each variant (no controls) and gate."""
     root = ET.Element("testsuites")
     suite = ET.SubElement(root, "testsuite")
     properties = ET.SubElement(suite, "properties")
@@ -37,8 +41,9 @@ def render_junit(run: RunRecord) -> str:
     ):
         if value:
             ET.SubElement(properties, "property", name=name, value=fmt.clean(value))
+    _verdict_case(suite, run)
     for variant in ordered(run):
-        _cases(suite, variant)
+        _cases(suite, variant, red=run.verdict != "GO")
     counts = {kind: len(suite.findall(f"testcase/{kind}")) for kind in ("failure", "error")}
     attributes = {
         "name": f"edgebench: {subject(run)}",
@@ -56,27 +61,34 @@ def render_junit(run: RunRecord) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _cases(suite: ET.Element, variant: Variant) -> None:
-    if variant.status == "skipped":
-        _case(suite, variant, "measured", "skipped", variant.problem or "not applicable here")
-    elif variant.status != "measured":
-        _case(suite, variant, "measured", "error", variant.problem or variant.status)
+def _verdict_case(suite: ET.Element, run: RunRecord) -> None:
+    word = run_word(run)
+    outcome = {"GO": None, None: "error"}.get(run.verdict, "failure")
+    text = f"{word}: {run.verdict_text}" if run.verdict_text else word
+    _case(suite, "edgebench", "verdict", outcome, text, kind=word)
+
+
+def _cases(suite: ET.Element, variant: Variant, *, red: bool) -> None:
+    """A variant's cases; where they are not `red`, whatever did not pass is only told."""
+    word = verdict_word(variant)
+    missed, unknown = ("failure", "error") if red else ("skipped", "skipped")
+    if variant.status != "measured":
+        outcome = "skipped" if variant.status == "skipped" else unknown
+        text = f"{word}: {variant.problem or 'no reason is given'}"
+        _case(suite, variant.name, "measured", outcome, text, kind=word)
     elif variant.name != "base" and not variant.reasons:
-        _case(suite, variant, "verdict", "error", "no gate was judged")
+        _case(suite, variant.name, "verdict", unknown, "no gate was judged", kind=word)
     for reason in variant.reasons:
-        _gate_case(suite, variant, reason)
-
-
-def _gate_case(suite: ET.Element, variant: Variant, reason: Reason) -> None:
-    outcome = {"GO": None, "NO-GO": "failure", "INCONCLUSIVE": "skipped"}[reason.verdict]
-    _case(suite, variant, reason.gate, outcome, f"{reason.verdict}: {reason.text}")
+        met = reason.verdict == "GO"
+        text = f"{reason.verdict}: {reason.text}"
+        _case(suite, variant.name, reason.gate, None if met else missed, text, kind=reason.verdict)
 
 
 def _case(
-    suite: ET.Element, variant: Variant, name: str, outcome: str | None, message: str
+    suite: ET.Element, group: str, name: str, outcome: str | None, message: str, *, kind: str
 ) -> None:
     case = ET.SubElement(
-        suite, "testcase", classname=fmt.clean(variant.name), name=fmt.plain(name), time="0"
+        suite, "testcase", classname=fmt.clean(group), name=fmt.plain(name), time="0"
     )
     text = fmt.plain(message)
     if outcome is None:
@@ -84,7 +96,7 @@ def _case(
         return
     element = ET.SubElement(case, outcome, message=text)
     if outcome != "skipped":
-        element.set("type", "gate" if outcome == "failure" else variant.status)
+        element.set("type", kind)
         element.text = text
 
 

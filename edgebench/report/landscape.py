@@ -10,7 +10,7 @@ from edgebench.records import RunRecord, Variant
 from edgebench.report import format as fmt
 from edgebench.report.charts import NAME_LIMIT, gate_limits
 from edgebench.report.labels import Label, place_labels
-from edgebench.report.rows import ordered, tone, verdict_word
+from edgebench.report.rows import draw_order, ordered, tone, verdict_word
 from edgebench.report.svg import (
     FONT_SIZE,
     GRID,
@@ -78,11 +78,16 @@ def functional_landscape(run: RunRecord) -> str | None:
         for v, x, y in shown
         if home and v.name != "base"
     )
+    beyond = ", ".join(
+        f"{fmt.clean(name)} at {fmt.point('activation_distance', distance)}"
+        for name, distance in run.landscape.beyond.items()
+    )
     return inline_svg(
         figure,
         "landscape",
         f"The models as points; distances in the plane from base: {told or 'base is missing'}. "
-        f"Stress {fmt.number(run.landscape.stress)}.",
+        + (f"Too far out to be drawn: {beyond}. " if beyond else "")
+        + f"Stress {fmt.number(run.landscape.stress)}.",
     )
 
 
@@ -148,7 +153,7 @@ def _draw_ring(axes: Axes, ring: _Ring, home: tuple[float, float]) -> list[tuple
         textcoords="offset points",
         ha="center",
         va="top",
-        fontsize=FONT_SIZE - 1,
+        fontsize=FONT_SIZE,
         color=ring.colour,
     )
     return [
@@ -166,7 +171,8 @@ def _landscape_mark(axes: Axes, variant: Variant, x: float, y: float) -> None:
     else:
         family = tone(verdict_word(variant))
         style |= {"marker": TONE_MARKERS[family], "color": TONE_COLOURS[family]}
-    axes.plot([x], [y], linestyle="none", zorder=4, **style)
+    on_top = 4 + 0.1 * draw_order(tone(verdict_word(variant)))
+    axes.plot([x], [y], linestyle="none", zorder=on_top, **style)
 
 
 def _scale_bar(axes: Axes) -> None:

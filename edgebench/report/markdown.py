@@ -10,7 +10,15 @@ from edgebench.records import RunRecord
 from edgebench.report import format as fmt
 from edgebench.report.base import RENDERERS, Renderer
 from edgebench.report.glossary import FUNCTIONAL, GRADES, words
-from edgebench.report.rows import Row, comparison_cell, ordered, run_word, subject, verdict_rows
+from edgebench.report.rows import (
+    Row,
+    comparison_cell,
+    ordered,
+    problems,
+    run_word,
+    subject,
+    verdict_rows,
+)
 
 # Only what would change the meaning where it stands: intervals keep their brackets, metric names
 # their underscores.
@@ -79,10 +87,10 @@ def _verdict_table(rows: Sequence[Row]) -> list[str]:
 
 def _reasons(rows: Sequence[Row]) -> list[str]:
     """Why the variants that are not GO are not: problems, and the gates that were not met."""
-    lines = []
+    lines = [
+        f"- **{escape(names)}** {row.word}: {escape(row.problem)}" for names, row in problems(rows)
+    ]
     for row in rows:
-        if row.problem:
-            lines.append(f"- **{escape(row.name)}** {row.word}: {escape(row.problem)}")
         lines += [
             f"- **{escape(row.name)}** {reason.verdict}: {escape(reason.text)}"
             for reason in row.reasons
@@ -129,7 +137,7 @@ def _circumstances(run: RunRecord) -> list[str]:
         ("target", run.target.get("name")),
         ("device fingerprint", run.device.get("fingerprint")),
         ("grade", f"{grade}, {GRADES[grade]}" if grade in GRADES else None),
-        ("run", f"{run.run_id}, {run.created}"),
+        ("run", f"{run.run_id}, {fmt.moment(run.created)}"),
         ("edgebench", run.edgebench_version),
         *run.versions.items(),
     ]

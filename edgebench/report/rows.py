@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edgebench.records import Reason, RunRecord, Variant
+from edgebench.records import Reason, RunRecord, Variant, Verdict
 from edgebench.report import format as fmt
 
 _STATUS_WORDS = {"failed": "FAILED", "skipped": "SKIPPED", "not_measured": "NOT MEASURED"}
 _EXIT_WORDS = {4: "NOT MEASURED", 5: "FAILED"}
+_DECIDING: tuple[Verdict, ...] = ("NO-GO", "INCONCLUSIVE", "GO")
 _TONES = {"GO": "go", "NO-GO": "no-go", "INCONCLUSIVE": "inconclusive", "FAILED": "no-go"}
 
 
@@ -27,7 +29,10 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One variant with its numbers written out; `tone` is the colour family of its verdict."""
+    """One variant with its numbers written out; `tone` is the colour family of its verdict.
+
+    `reasons`: what decided the verdict comes first.
+    """
 
     name: str
     chain: str
@@ -70,6 +75,20 @@ def run_word(run: RunRecord) -> str:
 def tone(word: str) -> str:
     """The colour family of a verdict's word: go, no-go, inconclusive or none."""
     return _TONES.get(word, "none")
+
+
+def draw_order(tone: str) -> int:
+    """Where two marks meet, the higher is drawn on top: a GO is never hidden."""
+    return ("none", "no-go", "inconclusive", "go").index(tone)
+
+
+def problems(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    """The rows that have a problem: (name, row), with names joined where all else is equal."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.problem:
+            found.setdefault((row.word, row.problem), []).append(row)
+    return [(", ".join(row.name for row in group), group[0]) for group in found.values()]
 
 
 def subject(run: RunRecord) -> str:
@@ -124,7 +143,7 @@ def _row(variant: Variant, base: Variant | None) -> Row:
         disagreement=against_base("prediction_disagreement"),
         preservation=against_base("functional_preservation"),
         problem=fmt.plain(variant.problem or ""),
-        reasons=variant.reasons,
+        reasons=tuple(sorted(variant.reasons, key=lambda r: _DECIDING.index(r.verdict))),
     )
 
 

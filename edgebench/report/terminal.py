@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgebench.records import RunRecord
 from edgebench.report import format as fmt
-from edgebench.report.rows import Row, run_word, subject, verdict_rows
+from edgebench.report.glossary import GRADES
+from edgebench.report.rows import Row, problems, run_word, subject, verdict_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _STYLES = {"go": "bold green", "no-go": "bold red", "inconclusive": "bold yellow", "none": "dim"}
+_MAX_NOTES = 5
 
 
 class _Column(NamedTuple):
@@ -46,7 +48,7 @@ def verdict_table(run: RunRecord, width: int) -> RenderableType:
 
 
 def summary(run: RunRecord, width: int, report: Path | None = None) -> RenderableType:
-    """Headline, table, why the others are not GO, and where the report lies."""
+    """Headline, what to doubt, table, why the others are not GO, and where the report lies."""
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
@@ -61,14 +63,13 @@ def summary(run: RunRecord, width: int, report: Path | None = None) -> Renderabl
     parts: list[RenderableType] = [headline]
     if run.verdict_text:
         parts.append(Text(fmt.plain(run.verdict_text)))
+    parts += [Text(line, style="dim") for line in _device(run)]
+    parts += [Text(f"note: {note}") for note in _notes(run)]
     parts += [Text(), _table(rows, width)]
     reasons = _reasons(rows)
     if reasons:
         parts += [Text(), Text("Why not GO", style="bold")]
         parts += [Padding(reason, (0, 0, 0, 2)) for reason in reasons]
-    if run.warnings:
-        parts += [Text(), Text("Not measured, or to be doubted", style="bold")]
-        parts += [Padding(Text(fmt.plain(warning)), (0, 0, 0, 2)) for warning in run.warnings]
     if report is not None:
         parts += [Text(), Text.assemble("Report: ", fmt.clean(report))]
     return Group(*parts)
@@ -94,13 +95,27 @@ def _table(rows: list[Row], width: int) -> Table:
     return table
 
 
+def _device(run: RunRecord) -> list[str]:
+    grade = run.device.get("grade")
+    meaning = GRADES.get(grade) if isinstance(grade, str) else None
+    return [f"device grade {grade} ({meaning.partition(':')[0]})"] if meaning else []
+
+
+def _notes(run: RunRecord) -> list[str]:
+    shown = [fmt.plain(warning) for warning in run.warnings[:_MAX_NOTES]]
+    rest = len(run.warnings) - len(shown)
+    return [*shown, f"{rest} more in the report"] if rest else shown
+
+
 def _reasons(rows: list[Row]) -> list[Text]:
+    """What went wrong, once for all variants it befell, then the gates that were not met."""
     from rich.text import Text
 
-    lines = []
+    lines = [
+        Text.assemble(names, " ", _word(row.word, row.tone), ": ", row.problem)
+        for names, row in problems(rows)
+    ]
     for row in rows:
-        if row.problem:
-            lines.append(Text.assemble(row.name, " ", _word(row.word, row.tone), ": ", row.problem))
         for reason in row.reasons:
             if reason.verdict != "GO":
                 word = _word(reason.verdict, reason.verdict.lower())

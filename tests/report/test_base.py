@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 from edgebench.errors import StorageError
@@ -27,15 +25,6 @@ def test_rendering_is_deterministic_and_can_be_stored(name, kind, request):
 def test_run_json_comes_back_the_same(run, tmp_path):
     path = write_run_json(run, tmp_path)
     assert RunRecord.model_validate_json(path.read_text(encoding="utf-8")) == run
-
-
-def test_others_may_read_the_report(run, tmp_path):
-    mask = os.umask(0o022)
-    try:
-        path = write_run_json(run, tmp_path)
-    finally:
-        os.umask(mask)
-    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_disk_that_refuses_is_one_line_and_leaves_the_old_report(run, tmp_path):

@@ -18,17 +18,17 @@ FRAME = """<!DOCTYPE html><title>waiting</title>
 <script>
 onload = () => {{
   const page = document.querySelector("iframe").contentDocument.documentElement;
-  document.body.innerHTML = `<p>scroll=${{page.scrollWidth}} client=${{page.clientWidth}}</p>`;
+  const box = page.querySelector("[aria-label='Verdict table']");
+  document.body.innerHTML = `<p>scroll=${{page.scrollWidth}} client=${{page.clientWidth}}
+    inside=${{box.scrollWidth}} box=${{box.clientWidth}}</p>`;
 }};
 </script>"""
 
 
-@pytest.mark.parametrize("kind", ["run", "hostile"])
-@pytest.mark.parametrize("width", [360, 400, 1280, 1600])
-def test_the_page_does_not_scroll_sideways(kind, width, request, tmp_path):
-    page = render_html(request.getfixturevalue(kind))
-    (tmp_path / "report.html").write_text(page, encoding="utf-8")
-    frame = tmp_path / "frame.html"
+def sizes(page, width, folder):
+    """What the page and its verdict table need in a frame of `width`, and what they have, in px."""
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    frame = folder / "frame.html"
     frame.write_text(FRAME.format(width=width), encoding="utf-8")
     command = [
         CHROMIUM,
@@ -37,15 +37,27 @@ def test_the_page_does_not_scroll_sideways(kind, width, request, tmp_path):
         "--disable-gpu",
         "--disable-background-networking",
         "--allow-file-access-from-files",
-        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--user-data-dir={folder / 'profile'}",
         "--window-size=1700,2100",
         "--virtual-time-budget=5000",
         "--dump-dom",
         frame.as_uri(),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    sizes = re.search(r"scroll=(\d+) client=(\d+)", done.stdout)
-    assert sizes, done.stdout + done.stderr
-    scroll, client = map(int, sizes.groups())
-    assert width - 20 <= client <= width
-    assert scroll <= client
+    found = dict(re.findall(r"(scroll|client|inside|box)=(\d+)", done.stdout))
+    assert len(found) == 4, done.stdout + done.stderr
+    return {name: int(size) for name, size in found.items()}
+
+
+@pytest.mark.parametrize("kind", ["run", "hostile"])
+@pytest.mark.parametrize("width", [360, 400, 1280, 1600])
+def test_the_page_does_not_scroll_sideways(kind, width, request, tmp_path):
+    found = sizes(render_html(request.getfixturevalue(kind)), width, tmp_path)
+    assert width - 20 <= found["client"] <= width
+    assert found["scroll"] <= found["client"]
+
+
+@pytest.mark.parametrize("width", [1200, 1280])
+def test_every_column_of_the_verdicts_is_in_sight(run, width, tmp_path):
+    found = sizes(render_html(run), width, tmp_path)
+    assert found["inside"] <= found["box"]

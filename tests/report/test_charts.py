@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 
 from edgebench.records import Estimate
-from edgebench.report.charts import accuracy_latency, gate_limits, latency_forest, pareto_front
+from edgebench.report.charts import (
+    accuracy_latency,
+    far_below,
+    gate_limits,
+    latency_forest,
+    pareto_front,
+)
 from edgebench.report.labels import Label, place_labels
 from edgebench.report.landscape import control_distance, functional_landscape
-from edgebench.report.svg import new_figure
+from edgebench.report.svg import TONE_COLOURS, new_figure
+
+GO, NO_GO = TONE_COLOURS["go"], TONE_COLOURS["no-go"]
 
 FIGURES = [latency_forest, accuracy_latency, functional_landscape]
 
@@ -103,3 +111,60 @@ def test_gate_limits_ignores_what_is_not_a_gate(run):
 def test_control_distance_is_the_mean_of_the_controls(run, bare):
     assert control_distance(run) == pytest.approx((0.0958 + 0.0984) / 2)
     assert control_distance(bare) is None
+
+
+def test_one_bad_model_does_not_flatten_the_others(run):
+    def with_accuracy(value):
+        variants = tuple(
+            v.model_copy(update={"metrics": v.metrics | {"accuracy": value}})
+            if v.name == "sparse-90"
+            else v
+            for v in run.variants
+        )
+        return accuracy_latency(run.model_copy(update={"variants": variants}))
+
+    clipped, whole = with_accuracy(0.64), with_accuracy(0.95)
+    label = next(t for t in ET.fromstring(clipped).itertext() if t.startswith("sparse-90,"))
+    assert label.endswith("64.00 % ↓")
+    assert "↓" not in whole
+    ticks = [float(t) for t in re.findall(r">(\d\d(?:\.\d+)?)<", clipped)]
+    assert [t for t in ticks if t > 90]
+    assert not [t for t in ticks if 60 < t < 90]
+
+
+def test_far_below():
+    assert far_below([0.97, 0.975, 0.98, 0.64]) == [False, False, False, True]
+    assert far_below([0.97, 0.97, 0.97, 0.96]) == [False] * 4
+    assert far_below([0.9, 0.6]) == [False, False]
+    assert far_below([0.5, 0.98, 0.97, 0.64, 0.975, 0.97]) == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert far_below([0.98, 0.97, 0.975, 0.6, 0.5, 0.55]) == [False] * 6
+
+
+def test_a_go_is_drawn_over_what_lies_on_the_same_spot(run):
+    go = next(v.name for v in run.variants if v.verdict == "GO")
+    bad = next(v.name for v in run.variants if v.verdict == "NO-GO")
+    points = {"base": (0.0, 0.0), go: (0.01, 0.01), bad: (0.01, 0.01)}
+    landscape = run.landscape.model_copy(update={"points": points})
+    svg = functional_landscape(run.model_copy(update={"landscape": landscape}))
+    marks = [c for c in re.findall(r"<use [^>]*fill: (#\w+)", svg) if c in (GO, NO_GO)]
+    assert marks == [NO_GO, GO]
+
+
+def test_the_noise_band_is_visible_however_narrow(run):
+    svg = latency_forest(with_ratio(run, {"base": (1.0, 0.99999, 1.00001)}))
+    (path,) = re.findall(r'<path d="([^"]*)"[^>]*opacity: 0.3', svg)
+    xs = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", path)]
+    assert max(xs) - min(xs) >= 3
+
+
+def test_what_lies_beyond_is_named_in_the_description(run):
+    landscape = run.landscape.model_copy(update={"beyond": {"lost": 0.668}})
+    svg = functional_landscape(run.model_copy(update={"landscape": landscape}))
+    assert "Too far out to be drawn: lost at 0.668." in ET.fromstring(svg).get("aria-label")

@@ -86,3 +86,17 @@ def test_clean_leaves_nothing_that_drives_a_terminal_or_breaks_xml():
 )
 def test_duration(seconds, text):
     assert fmt.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("stamp", "text"),
+    [
+        ("2026-11-21T06:03:30+00:00", "2026-11-21 06:03 UTC"),
+        ("2026-11-21T06:03:30Z", "2026-11-21 06:03 UTC"),
+        ("2026-11-21T00:30:00+02:00", "2026-11-20 22:30 UTC"),
+        ("2026-11-21T06:03:30", "2026-11-21 06:03"),
+        ("yester\x1bday", "yester\ufffdday"),
+    ],
+)
+def test_moment(stamp, text):
+    assert fmt.moment(stamp) == text

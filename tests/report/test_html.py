@@ -143,3 +143,13 @@ def test_invalid_measurements_stand_among_the_doubts(run):
     )
     assert "sparse-50: the measurement is not valid: ran on another provider" in doubts(broken)
     assert "ran on another provider" not in " ".join(doubts(run))
+
+
+def test_times_and_fingerprints_are_for_people(run, example):
+    text = "".join(example.text)
+    assert "2026-11-21 04:32 UTC" in text
+    assert run.created not in text
+    whole = run.device["fingerprint"]
+    assert whole not in text
+    assert whole[:12] in text
+    assert whole in [attrs.get("title") for attrs in example.all("code")]

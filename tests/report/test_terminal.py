@@ -5,6 +5,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from edgebench.records import Reason
+from edgebench.report.html import render_html
+from edgebench.report.markdown import render_markdown
 from edgebench.report.terminal import summary, verdict_table
 
 
@@ -53,3 +56,39 @@ def test_markup_in_names_is_text(run):
         update={"variants": (first, second.model_copy(update={"name": "[red]x[/red]"}), *rest)}
     )
     assert "[red]x[/red]" in printed(verdict_table(odd, 160), 160)
+
+
+def with_variants(run, changes):
+    variants = tuple(v.model_copy(update=changes.get(v.name, {})) for v in run.variants)
+    return run.model_copy(update={"variants": variants})
+
+
+def test_grade_and_warnings_stand_above_the_table(run):
+    text = " ".join(printed(summary(run, 80), 80).split())
+    above = text[: text.index("Variant")]
+    assert "device grade C (shared or virtual)" in above
+    for warning in run.warnings:
+        assert f"note: {warning}" in above
+    many = run.model_copy(update={"warnings": tuple(f"warning {i}" for i in range(9))})
+    assert "note: 4 more in the report" in printed(summary(many, 80), 80)
+
+
+def test_what_decided_comes_first(run):
+    texts = {"GO": "fine", "INCONCLUSIVE": "unsure", "NO-GO": "broken"}
+    reasons = tuple(
+        Reason(gate=f"g{i}", metric="accuracy", verdict=verdict, text=f"{texts[verdict]} {i}")
+        for i, verdict in enumerate(("INCONCLUSIVE", "GO", "NO-GO", "INCONCLUSIVE", "NO-GO"))
+    )
+    odd = with_variants(run, {"fp16": {"reasons": reasons}})
+    for text in (printed(summary(odd, 80), 80), render_markdown(odd), render_html(odd)):
+        places = [text.index(t) for t in ("broken 2", "broken 4", "unsure 0", "unsure 3")]
+        assert places == sorted(places)
+
+
+def test_the_same_problem_is_told_once(run):
+    skipped = {"status": "skipped", "verdict": None, "reasons": (), "problem": "needs a GPU"}
+    odd = with_variants(run, {"sparse-50": skipped, "sparse-90": skipped})
+    text = printed(summary(odd, 100), 100)
+    assert "sparse-50, sparse-90 SKIPPED: needs a GPU" in text
+    assert text.count("needs a GPU") == 1
+    assert "bf16 SKIPPED: the target 'host' does not run bf16" in text
