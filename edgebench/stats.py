@@ -106,6 +106,17 @@ def bootstrap_weights(n: int, seed: int, resamples: int = 2000) -> NDArray[np.fl
     return weights
 
 
+def bootstrap_mean(values: Floats, weights: NDArray[np.float32]) -> Estimate:
+    """The mean over examples [N] with a bootstrap interval, which stays within the values' range.
+
+    Divergences are bounded and skewed: Student's interval could reach below zero.
+    """
+    replicates = (weights @ values.astype(np.float32)).astype(np.float64) / len(values)
+    return percentile_interval(
+        float(values.mean()), replicates, len(values), method="mean, bootstrap percentile, 95 %"
+    )
+
+
 def bootstrap_ratio(
     top: Floats, bottom: Floats, weights: NDArray[np.float32]
 ) -> tuple[float, Floats]:

@@ -37,6 +37,7 @@ class Runtime(_Part):
 class Target(_Part):
     """A device, how it is reached, and what it can run.
 
+    `env` is added to the agent's environment there (LD_LIBRARY_PATH, say).
     `family` is what the device must turn out to be; where it does not, the report says so. `int8`
     names the quantization format; "auto" takes it from the device's processor. `opset` is the ONNX
     operator set its runtime understands.
@@ -48,6 +49,7 @@ class Target(_Part):
     transport: str = "local"
     host: str | None = None
     python: str | None = None
+    env: dict[str, str] = Field(default_factory=dict)
     connect_timeout_s: float = Field(10.0, gt=0, le=600)
     runtime: Runtime = Runtime()
     precisions: list[Literal["fp32", "fp16", "bf16", "int8"]] = ["fp32", "fp16", "int8"]

@@ -117,3 +117,14 @@ def test_a_ratio_that_is_not_finite_has_no_interval() -> None:
     weights = stats.bootstrap_weights(5, 0, 10)
     point, replicates = stats.bootstrap_ratio(np.ones(5), np.zeros(5), weights)
     assert stats.percentile_interval(point, replicates, 5).low is None
+
+
+def test_bootstrap_mean_stays_in_range_and_covers() -> None:
+    rng = np.random.default_rng(2)
+    hits = 0
+    for trial in range(100):
+        values = rng.exponential(0.01, 200)
+        e = stats.bootstrap_mean(values, stats.bootstrap_weights(200, trial, 300))
+        assert values.min() <= e.low <= e.point <= e.high <= values.max()
+        hits += e.low <= 0.01 <= e.high
+    assert hits >= 88

@@ -18,7 +18,7 @@ from edgebench.records import Estimate
 )
 def activation_distance(variant: Outputs, context: Context) -> Estimate:
     """Mean L2 norm of the softmax difference, in [0, √2]."""
-    return stats.mean(distances(variant, context.base))
+    return stats.bootstrap_mean(distances(variant, context.base), context.weights)
 
 
 def distances(first: Outputs, second: Outputs) -> Floats:

@@ -22,4 +22,4 @@ def js_divergence(variant: Outputs, context: Context) -> Estimate:
     log_m = np.logaddexp(log_p, log_q) - np.log(2)
     to_mean = np.exp(log_p) * (log_p - log_m) + np.exp(log_q) * (log_q - log_m)
     # Rounding can leave a sum of −1e-17 where the distributions are the same.
-    return stats.mean(np.maximum(0.5 * to_mean.sum(axis=1), 0.0))
+    return stats.bootstrap_mean(np.maximum(0.5 * to_mean.sum(axis=1), 0.0), context.weights)

@@ -20,4 +20,4 @@ def kl_divergence(variant: Outputs, context: Context) -> Estimate:
     """Mean KL(base ‖ variant) from log-probabilities, so that it is finite for finite logits."""
     log_p = context.base.log_softmax
     values = (np.exp(log_p) * (log_p - variant.log_softmax)).sum(axis=1)
-    return stats.mean(np.maximum(values, 0.0))
+    return stats.bootstrap_mean(np.maximum(values, 0.0), context.weights)

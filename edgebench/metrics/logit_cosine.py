@@ -22,4 +22,4 @@ def logit_cosine(variant: Outputs, context: Context) -> Estimate:
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both_zero = (a == 0).all(axis=1) & (b == 0).all(axis=1)
     cosine = np.divide((a * b).sum(axis=1), norms, out=both_zero.astype(float), where=norms > 0)
-    return stats.mean(np.clip(cosine, -1.0, 1.0))
+    return stats.bootstrap_mean(np.clip(cosine, -1.0, 1.0), context.weights)

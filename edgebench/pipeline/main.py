@@ -232,7 +232,7 @@ def connect(target: Target) -> Transport:
             host=target.host,
             python=target.python,
             runtime=target.runtime.model_dump(mode="json"),
-            env={},
+            env=target.env,
             connect_timeout_s=target.connect_timeout_s,
         )
     )

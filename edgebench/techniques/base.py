@@ -19,12 +19,11 @@ from pydantic import BaseModel, ConfigDict
 from edgebench.hashing import named_seed
 from edgebench.recipe import Training
 from edgebench.registry import Registry
+from edgebench.target import Int8Format
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-Int8Format = Literal["u8s8-reduced", "u8s8", "s8s8", "s8s8-symmetric"]
 
 
 class WeightLayer(Protocol):
