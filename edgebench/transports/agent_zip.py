@@ -6,10 +6,14 @@ import os
 import zipfile
 from collections.abc import Iterator
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgebench.errors import storage_error
+
+if TYPE_CHECKING:
+    # Its place at run time is another one before Python 3.11.
+    from importlib.resources.abc import Traversable
 
 _PACKAGE = "edgebench_agent"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
