@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,13 +72,15 @@ gates:
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    # The same module name in every test's own folder: forget the last one.
-    monkeypatch.delitem(__import__("sys").modules, "nets", raising=False)
     (tmp_path / "nets.py").write_text(MODELS)
     (tmp_path / "r.yaml").write_text(RECIPE)
+    # The same module name in every test's own folder: no test may meet another's.
+    sys.modules.pop("nets", None)
+    yield
+    sys.modules.pop("nets", None)
 
 
 def one_line(capsys: pytest.CaptureFixture[str], code: int, said: str, *arguments: str) -> None:

@@ -59,7 +59,10 @@ def test_go(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("policy.yaml").write_text("gates: [{metric: functional_preservation, min: 1.1}]")
     assert run(["gate", "runs/small-cpu", "--policy", "policy.yaml"]) == 1
     assert run(["report", "runs/small-cpu/run.json"]) == 0
-    assert len(ET.parse("runs/small-cpu/junit.xml").findall(".//testcase")) == 2
+    suite = ET.parse("runs/small-cpu/junit.xml")
+    # The run's verdict, and one gate for each of two variants; nothing red, since the run is GO.
+    assert len(suite.findall(".//testcase")) == 3
+    assert suite.findall(".//failure") == []
     capsys.readouterr()
     assert run(["history", "list"]) == 0
     listed = capsys.readouterr().out
