@@ -56,10 +56,10 @@ class Target(_Part):
     int8: Literal["auto"] | Int8Format = "auto"
     opset: int = Field(18, ge=18, le=23)
 
-    @property
-    def host_variable(self) -> str:
-        """The environment variable that may name the host."""
-        return f"EDGEBENCH_{self.name.upper().replace('-', '_')}_HOST"
+
+def host_variable(name: str) -> str:
+    """The environment variable that may name the host of the target `name`."""
+    return f"EDGEBENCH_{name.upper().replace('-', '_')}_HOST"
 
 
 def target_files() -> dict[str, Path]:
@@ -89,7 +89,7 @@ def load_target(name: str, *, host: str | None = None, settings: list[str] | Non
             apply_setting(values, setting)
     target = validated(Target, values, TargetError, where=str(path), noun="target")
     if target.transport == "ssh":
-        chosen = host or os.environ.get(target.host_variable) or target.host
+        chosen = host or os.environ.get(host_variable(target.name)) or target.host
         return target.model_copy(update={"host": chosen or None})
     if host:
         raise UsageError(

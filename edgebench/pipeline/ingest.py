@@ -10,10 +10,9 @@ from edgebench.errors import EdgebenchError, UnknownNameError, storage_error
 from edgebench.history import History
 from edgebench.pipeline.folder import RunFolder
 from edgebench.pipeline.judging import judge_folder
-from edgebench.pipeline.main import read_build
+from edgebench.pipeline.main import publish, read_build
 from edgebench.pipeline.progress import Progress
 from edgebench.records import RunRecord
-from edgebench.report.base import write_reports, write_run_json
 from edgebench.transports.bundle import unpack_results
 
 
@@ -50,9 +49,6 @@ def ingest_results(
         finally:
             for leftover in (arrived, previous):
                 shutil.rmtree(leftover, ignore_errors=True)
-        write_run_json(run, folder.path)
-        write_reports(run, folder.path)
-        history.add(run, folder.path.resolve())
-        folder.finish()
-        progress.end()
+            progress.end()
+        publish(run, folder, history, progress)
     return run

@@ -33,7 +33,7 @@ from edgebench.recipe import Recipe
 from edgebench.records import BuildRecord, Record, RunRecord, Stage
 from edgebench.report.base import write_reports, write_run_json
 from edgebench.store import Store, read_json, write_atomically
-from edgebench.target import Target
+from edgebench.target import Target, host_variable
 from edgebench.transports.base import Transport, TransportSpec, open_transport
 
 R = TypeVar("R", bound=Record)
@@ -67,8 +67,7 @@ class Job:
             build = self.prepare(device)
             self.measure(transport, build)
             run = self.judge(build)
-            self.remember(history, run)
-            self.folder.finish()
+            publish(run, self.folder, history, self.progress)
         return run
 
     def prepare(self, device: dict[str, Any] | None) -> BuildRecord:
@@ -155,26 +154,12 @@ class Job:
         )
 
     def judge(self, build: BuildRecord) -> RunRecord:
-        """Compare, judge, and write every report."""
+        """Compare and judge."""
         late = [s for s in self.stages if s not in build.stages]
         start = time.perf_counter()
         run = judge_folder(self.folder, build, self.require, late)
         judging = Stage(name="compare and judge", seconds=time.perf_counter() - start)
-        run = run.model_copy(update={"stages": (*run.stages, judging)})
-        self.progress.begin("write the report")
-        try:
-            write_run_json(run, self.folder.path)
-            write_reports(run, self.folder.path)
-        finally:
-            self.progress.end()
-        return run
-
-    def remember(self, history: History, run: RunRecord) -> None:
-        """Add the run to the history; a store that fails now must not lose the run."""
-        try:
-            history.add(run, self.folder.path.resolve())
-        except (StorageError, UsageError) as error:
-            self.progress.say(f"the run is not in the history: {error.line()}")
+        return run.model_copy(update={"stages": (*run.stages, judging)})
 
     def _build(self, builder: Builder, source: ModelSource) -> list[Built]:
         built = [builder.base()]
@@ -219,7 +204,7 @@ def connect(target: Target) -> Transport:
         raise NotMeasuredError(
             f"the target '{target.name}' has no host",
             hint=(
-                f"give one with --host user@host[:port], with {target.host_variable}, or as "
+                f"give one with --host user@host[:port], with {host_variable(target.name)}, or as "
                 f"'host:' in its file (see 'edgebench targets show {target.name}'); or carry the "
                 f"work there by hand: 'edgebench bundle --target {target.name}', then "
                 "'edgebench ingest'"
@@ -236,6 +221,24 @@ def connect(target: Target) -> Transport:
             connect_timeout_s=target.connect_timeout_s,
         )
     )
+
+
+def publish(run: RunRecord, folder: RunFolder, history: History, progress: Progress) -> None:
+    """Write every report of a judged run, remember it, and mark its folder as finished.
+
+    A history that fails now must not lose the run: that is said, and the run stands.
+    """
+    progress.begin("write the report")
+    try:
+        write_run_json(run, folder.path)
+        write_reports(run, folder.path)
+    finally:
+        progress.end()
+    try:
+        history.add(run, folder.path.resolve())
+    except (StorageError, UsageError) as error:
+        progress.say(f"the run is not in the history: {error.line()}")
+    folder.finish()
 
 
 def read_build(folder: RunFolder) -> BuildRecord:

@@ -15,6 +15,7 @@ from typing import Any, TextIO, cast
 
 from edgebench.errors import EdgebenchError, NotMeasuredError, UsageError, storage_error
 from edgebench.hashing import file_digest
+from edgebench.target import host_variable
 from edgebench.transports.agent_zip import build_agent
 from edgebench.transports.base import TRANSPORTS, Event, OnEvent, Transport
 from edgebench.transports.events import follow, last_line, last_object
@@ -106,7 +107,7 @@ class SshTransport(Transport):
     @contextlib.contextmanager
     def _connection(self) -> Iterator[SshConnection]:
         if not self.spec.host:
-            variable = f"EDGEBENCH_{self.spec.name.upper().replace('-', '_')}_HOST"
+            variable = host_variable(self.spec.name)
             raise UsageError(
                 "it has no host", where=self._where, hint=f"name it with --host or {variable}"
             )
