@@ -1,6 +1,7 @@
 # make run    set everything up and run the main job: may a compressed LeNet ship to this machine?
 # make test   set everything up and pass the tests
 # make check  formatting, lint, types, import layers, the agent's oldest Python
+# make proof  the experiments behind the verdicts (hours; see benchmarks/harness/README.md)
 # make bench  the speed figures of benchmarks/, side by side in one run
 # make clean  remove what the others made
 
@@ -9,7 +10,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install run test check bench clean
+# An environment with nothing but what the agent needs, of the oldest Python there is from 3.8 on.
+AGENT_VENV := .venv-agent
+AGENT_STAMP := $(AGENT_VENV)/.installed
+
+.PHONY: install run test check bench proof clean
 
 install: $(STAMP)
 
@@ -24,8 +29,16 @@ $(STAMP): pyproject.toml constraints.txt
 run: install
 	$(BIN)/edgebench run --target cpu
 
-test: install
+test: install $(AGENT_STAMP)
 	$(BIN)/python -m pytest
+
+$(AGENT_STAMP):
+	@oldest=$$(ls -d $$HOME/.pyenv/versions/3.8.*/bin/python 2>/dev/null | tail -1); \
+	for python in $$oldest python3.8 python3.9 python3.10 $(PYTHON); do \
+	  command -v "$$python" >/dev/null && "$$python" -m venv --clear $(AGENT_VENV) \
+	    && $(AGENT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	      numpy onnxruntime && touch $@ && exit 0; \
+	done; echo "no environment for the agent alone: its tests will be skipped" >&2
 
 check: install
 	$(BIN)/ruff format --check .
@@ -38,5 +51,8 @@ bench: install
 	$(BIN)/python -m pytest benchmarks/speed --benchmark-only --benchmark-columns=median,iqr,rounds
 	$(BIN)/python benchmarks/harness/timer_overhead.py
 
+proof: install
+	$(BIN)/python -m benchmarks.harness
+
 clean:
-	rm -rf $(VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(AGENT_VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +18,17 @@ from edgebench.records import Estimate, Landscape
 class Samples:
     """The raw samples of one model and of base beside it (`samples.npz` of the agent).
 
-    `block_process`, `block_pair`, `block_arm` (0 base, 1 variant): [B]; `sample_block`: [S];
+    `block_process`, `block_phase` (0 the measurement, 1 its confirmation), `block_pair`,
+    `block_arm` (0 base, 1 variant), `block_cause` (0 kept, else why not): [B]; `sample_block`: [S];
     `sample_ns`: [S], nanoseconds a query, each a mean over some calls; `single_process`,
     `single_ns`: [Q], the variant's queries timed one by one.
     """
 
     block_process: NDArray[np.int32]
+    block_phase: NDArray[np.int32]
     block_pair: NDArray[np.int32]
     block_arm: NDArray[np.int32]
+    block_cause: NDArray[np.int32]
     sample_block: NDArray[np.int32]
     sample_ns: NDArray[np.float64]
     single_process: NDArray[np.int32]
@@ -35,29 +39,78 @@ class Samples:
         chosen: NDArray[np.float64] = self.sample_ns[self.block_arm[self.sample_block] == arm]
         return chosen
 
+    def block_medians(self) -> NDArray[np.float64]:
+        """The median query time of each block, in ns: [B]."""
+        order = np.argsort(self.sample_block, kind="stable")
+        starts = np.searchsorted(self.sample_block[order], np.arange(len(self.block_arm)))
+        return np.array([np.median(part) for part in np.split(self.sample_ns[order], starts[1:])])
+
     def paired_medians(
-        self,
+        self, phase: int = 0
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
         """Of each pair: the median query time of base's block and of the variant's, in ns; process.
 
-        Each is [pairs of all processes], in the same order.
+        Each is [pairs of all processes of the phase], in the same order. A pair is left out where
+        one of its blocks may not be used.
         """
-        order = np.argsort(self.sample_block, kind="stable")
-        starts = np.searchsorted(self.sample_block[order], np.arange(len(self.block_arm)))
-        medians = np.array(
-            [np.median(part) for part in np.split(self.sample_ns[order], starts[1:])]
-        )
+        medians = self.block_medians()
         keys = self.block_process.astype(np.int64) * (self.block_pair.max() + 1) + self.block_pair
         arms = []
         for arm in (0, 1):
-            mine = np.flatnonzero(self.block_arm == arm)
+            mine = np.flatnonzero((self.block_arm == arm) & (self.block_phase == phase))
             arms.append(mine[np.argsort(keys[mine])])
+        kept = (self.block_cause[arms[0]] == 0) & (self.block_cause[arms[1]] == 0)
+        arms = [arm[kept] for arm in arms]
         return medians[arms[0]], medians[arms[1]], self.block_process[arms[0]]
 
 
-def latency_ratio(samples: Samples) -> Estimate:
-    """Latency over base's, from the interleaved pairs of blocks."""
-    return stats.ratio_of_blocks(*samples.paired_medians())
+QUANTILES = {
+    "latency_p50_ms": 0.5,
+    "latency_p90_ms": 0.9,
+    "latency_p95_ms": 0.95,
+    "latency_p99_ms": 0.99,
+    "latency_p999_ms": 0.999,
+}
+
+
+def latency_ratio(samples: Samples, phase: int = 0) -> Estimate:
+    """Latency over base's, from the interleaved pairs of blocks; without a point if none is left.
+
+    `phase` 1 is the confirmation in fresh processes.
+    """
+    base_ns, variant_ns, process = samples.paired_medians(phase)
+    if not len(process):
+        return Estimate(point=None, low=None, high=None, n=0, method="no pair of blocks is usable")
+    return stats.ratio_of_blocks(base_ns, variant_ns, process)
+
+
+def confirmation(samples: Samples) -> Estimate | None:
+    """The latency ratio of the confirming processes, where there were any."""
+    return latency_ratio(samples, 1) if (samples.block_phase == 1).any() else None
+
+
+def timing_quality(samples: Samples, seed: int) -> dict[str, Any]:
+    """What a sceptic asks of the samples: evidence, by which nothing is dropped.
+
+    The share of single queries beyond Tukey's fences; the lag-1 autocorrelation of the pairs' log
+    ratios within a process, median over processes; blocks dropped, with their cause; and the
+    latency ratio's interval by another method.
+    """
+    base_ns, variant_ns, process = samples.paired_medians()
+    logs = np.log(variant_ns / base_ns)
+    each = [stats.lag1_autocorrelation(logs[process == p]) for p in np.unique(process)]
+    known = [value for value in each if value is not None]
+    causes = {1: "throttled", 2: "clock changed"}
+    dropped = {w: int((samples.block_cause == c).sum()) for c, w in causes.items()}
+    check = None
+    if len(process):
+        check = stats.bootstrap_ratio_of_processes(base_ns, variant_ns, process, seed).model_dump()
+    return {
+        "tukey_outliers": stats.tukey_outliers(samples.single_ns.astype(np.float64)),
+        "lag1_autocorrelation": float(np.median(known)) if known else None,
+        "blocks_dropped": {word: count for word, count in dropped.items() if count},
+        "bootstrap": check,
+    }
 
 
 def latency_metrics(samples: Samples) -> tuple[dict[str, float | None], dict[str, Estimate]]:
@@ -67,7 +120,7 @@ def latency_metrics(samples: Samples) -> tuple[dict[str, float | None], dict[str
     }
     intervals: dict[str, Estimate] = {}
     query_ms = samples.single_ns / 1e6
-    for name, q in (("latency_p50_ms", 0.5), ("latency_p90_ms", 0.9), ("latency_p99_ms", 0.99)):
+    for name, q in QUANTILES.items():
         found = stats.latency_quantile(query_ms, samples.single_process, q)
         values[name] = None if found is None else found.point
         if found is not None:

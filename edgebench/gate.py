@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 from edgebench import stats
 from edgebench.errors import (
@@ -15,6 +17,8 @@ from edgebench.errors import (
 from edgebench.metrics.base import METRICS
 from edgebench.recipe import Gate
 from edgebench.records import Estimate, Reason, Variant, Verdict
+
+Slower = Literal["slower", "not slower", "faster", "inconclusive"]
 
 
 def judge_gate(gate: Gate, estimate: Estimate | None, *, floor: float = 0.0) -> Reason:
@@ -60,11 +64,53 @@ def judge_gate(gate: Gate, estimate: Estimate | None, *, floor: float = 0.0) -> 
 
 
 def noise_floor(base: Variant) -> float:
-    """How far base's latency ratio to itself is from 1, as a relative deviation."""
-    ratio = base.comparisons.get("latency_ratio")
-    if ratio is None or ratio.low is None or ratio.high is None or ratio.low <= 0:
+    """The relative noise floor of a run, from base's latency ratio to itself."""
+    return floor_of(base.comparisons.get("latency_ratio"))
+
+
+def floor_of(to_itself: Estimate | None) -> float:
+    """The relative noise floor, from the latency ratio of a model to itself.
+
+    Twice the half width of its interval, or how far the interval reaches from 1 if that is more.
+    0 where there is no interval; then no variant has one either.
+    """
+    if to_itself is None or to_itself.low is None or to_itself.high is None or to_itself.low <= 0:
         return 0.0
-    return max(ratio.high, 1 / ratio.low) - 1
+    return max(2 * relative_half_width(to_itself), to_itself.high - 1, 1 / to_itself.low - 1)
+
+
+def relative_half_width(ratio: Estimate) -> float:
+    """Half the width of a ratio's interval, as a share of the ratio."""
+    if ratio.low is None or ratio.high is None or ratio.low <= 0:
+        return math.inf
+    return math.sqrt(ratio.high / ratio.low) - 1
+
+
+def smallest_detectable_change(ratio: Estimate, floor: float) -> float | None:
+    """The least true change of latency that a measurement like this one would find.
+
+    A change of `floor` plus the whole width of the interval is told from none in 95 % of repeats.
+    None where there is no interval.
+    """
+    width = 2 * relative_half_width(ratio)
+    return floor + width if math.isfinite(width) else None
+
+
+def judge_slower(ratio: Estimate, *, limit: float = 0.0, floor: float = 0.0) -> Slower:
+    """Whether a latency ratio is a regression.
+
+    With δ the larger of the user's `limit` and the noise floor: "slower" where the whole interval
+    lies above 1 + δ, "faster" where it lies below 1 − δ, "not slower" where it lies below 1 + δ,
+    else "inconclusive".
+    """
+    if ratio.low is None or ratio.high is None:
+        return "inconclusive"
+    delta = max(limit, floor)
+    if ratio.low > 1 + delta:
+        return "slower"
+    if ratio.high < 1 - delta:
+        return "faster"
+    return "not slower" if ratio.high < 1 + delta else "inconclusive"
 
 
 def judge_variant(variant: Variant, base: Variant, gates: Sequence[Gate]) -> Variant:
@@ -99,7 +145,28 @@ def _judge(gate: Gate, variant: Variant, base: Variant) -> Reason:
             text=f"{gate.metric}: the latency was still moving when the warm-up's time was over",
         )
     floor = noise_floor(base) if gate.metric == "latency_ratio" else 0.0
-    return judge_gate(gate, find_estimate(variant, gate.metric), floor=floor)
+    reason = judge_gate(gate, find_estimate(variant, gate.metric), floor=floor)
+    again = second_look(variant) if gate.metric == "latency_ratio" else None
+    if reason.verdict != "NO-GO" or again is None:
+        return reason
+    confirmed = judge_gate(gate, again, floor=floor)
+    if confirmed.verdict == "NO-GO":
+        return reason.model_copy(
+            update={"text": f"{reason.text}; confirmed in fresh processes ({_shown(again)})"}
+        )
+    return reason.model_copy(
+        update={
+            "verdict": "INCONCLUSIVE",
+            "text": f"{reason.text}, but fresh processes do not confirm it ({_shown(again)})",
+        }
+    )
+
+
+def second_look(variant: Variant) -> Estimate | None:
+    """The latency ratio of the confirming processes, where there were any."""
+    evidence = variant.measurement.evidence if variant.measurement is not None else {}
+    found = evidence.get("confirmation", {}).get("latency_ratio")
+    return None if found is None else Estimate.model_validate(found)
 
 
 def is_steady(variant: Variant) -> bool:

@@ -58,14 +58,52 @@ class Artifact(Record):
 
 
 class Measurement(Record):
-    """How one artifact was measured on the target, and whether that is evidence."""
+    """How one artifact was measured on the target, and whether that is evidence.
+
+    `fingerprint` is the sha256 of all that has to be alike for two latencies to be comparable:
+    device, runtime, its options, threads, batch and inputs. `noise_floor`: what base differs by
+    when it is timed against itself; `smallest_detectable_change`: the least change of latency that
+    this measurement would have told from none. Both are shares of the latency.
+    """
 
     grade: Literal["A", "B", "C"]
     valid: bool
+    fingerprint: str | None = None
+    noise_floor: float | None = None
+    smallest_detectable_change: float | None = None
     invalid_reasons: tuple[str, ...] = ()
     evidence: dict[str, Any] = Field(default_factory=dict)
     samples_file: str | None = None
     outputs_file: str | None = None
+
+
+class ScenarioResult(Record):
+    """One variant under one scenario, i.e. one way for queries to arrive (docs/scenarios.md).
+
+    `settings` are the scenario's, all defaults filled in. `metrics` are the variant's own: latency
+    quantiles (`p99_ms`), of a server also of the service alone (`service_p99_ms`), rates a second.
+    `ratios` are over base's, paired by process. `needed`: quantiles that are not given, and how
+    many queries each would have taken. `target_met` is null where there is no target latency.
+    `evidence` holds each process's own account, with LoadGen's verdict where it drove.
+    """
+
+    label: str
+    scenario: Literal["single-stream", "multi-stream", "server", "offline"]
+    driver: Literal["edgebench", "loadgen"]
+    settings: dict[str, Any]
+    valid: bool
+    problem: str | None = None
+    invalid_reasons: tuple[str, ...] = ()
+    queries: int = 0
+    processes: int = 0
+    metrics: dict[str, Estimate] = Field(default_factory=dict)
+    ratios: dict[str, Estimate] = Field(default_factory=dict)
+    needed: dict[str, int] = Field(default_factory=dict)
+    offered_qps: float | None = None
+    target_latency_ms: float | None = None
+    target_met: Literal["yes", "no", "undecided"] | None = None
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    samples_file: str | None = None
 
 
 class Reason(Record):
@@ -94,6 +132,7 @@ class Variant(Record):
     intervals: dict[str, Estimate] = Field(default_factory=dict)
     comparisons: dict[str, Estimate] = Field(default_factory=dict)
     measurement: Measurement | None = None
+    scenarios: tuple[ScenarioResult, ...] = ()
     notes: tuple[str, ...] = ()
     verdict: Verdict | None = None
     reasons: tuple[Reason, ...] = ()

@@ -11,11 +11,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebench.agent.interval import median_interval as order_statistics
 from edgebench.records import Estimate
 
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
+_CLUSTER_RESAMPLES = 1000
 
 
 def exact(value: float, n: int) -> Estimate:
@@ -142,32 +144,23 @@ def percentile_interval(
 
 
 def median_interval(values: Floats) -> Estimate:
-    """The median with the narrowest exact interval of at least 95 % made of order statistics.
+    """The median with its interval made of order statistics.
 
-    Free of any assumption on the distribution. With 12 values it is [3rd, 10th], which covers
-    96.1 %. Fewer than 6 values cannot cover 95 %: then there is no interval, and the method says
-    so. Source: David and Nagaraja, Order Statistics (2003), section 7.1.
+    Free of any assumption on the distribution; see `edgebench.agent.interval`. Fewer than 6 values
+    cannot cover 95 %: then there is no interval, and the method says so.
     """
-    from scipy.stats import binom
-
-    ordered = np.sort(values)
-    n = len(ordered)
-    point = float(np.median(ordered))
-    rank = 0
-    for k in range(1, (n - 1) // 2 + 1):
-        if 1 - 2 * binom.cdf(k, n, 0.5) < LEVEL:
-            break
-        rank = k
-    coverage = 1 - 2 * float(binom.cdf(rank, n, 0.5))
-    if coverage < LEVEL:
+    n = len(values)
+    point = float(np.median(values))
+    found = order_statistics(values.tolist(), LEVEL)
+    if found is None:
         method = f"median of {n}: too few for an interval of 95 %"
         return Estimate(point=point, low=None, high=None, n=n, method=method)
     return Estimate(
         point=point,
-        low=float(ordered[rank]),
-        high=float(ordered[n - 1 - rank]),
+        low=found.low,
+        high=found.high,
         n=n,
-        method=f"median, order statistics {rank + 1} and {n - rank} of {n}, {coverage:.1%}",
+        method=f"median of {n}, order statistics interpolated from rank {found.rank}, 95 %",
     )
 
 
@@ -193,6 +186,56 @@ def ratio_of_blocks(base_ns: Floats, variant_ns: Floats, process: NDArray[np.int
     )
     method = f"processes, each the median log ratio of its block pairs; {logs.method}"
     return Estimate(point=point, low=low, high=high, n=logs.n, method=method)
+
+
+def bootstrap_ratio_of_processes(
+    base_ns: Floats, variant_ns: Floats, process: NDArray[np.int32], seed: int
+) -> Estimate:
+    """The latency ratio with an interval from resampled processes, to check `ratio_of_blocks` by.
+
+    Processes are drawn with replacement, and within each of them its pairs (a two-stage cluster
+    bootstrap: Davison and Hinkley, Bootstrap Methods (1997), section 3.8). With few processes it
+    is narrower than it should be; it is a second opinion, not the interval a gate reads.
+    """
+    rng = np.random.default_rng([seed, len(process), 0xC105])
+    clusters = [np.log(variant_ns / base_ns)[process == p] for p in np.unique(process)]
+    replicates = np.empty(_CLUSTER_RESAMPLES)
+    for index in range(_CLUSTER_RESAMPLES):
+        drawn = rng.integers(len(clusters), size=len(clusters))
+        medians = [
+            np.median(clusters[c][rng.integers(len(clusters[c]), size=len(clusters[c]))])
+            for c in drawn
+        ]
+        replicates[index] = np.median(medians)
+    point = float(np.median([np.median(cluster) for cluster in clusters]))
+    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(
+        point=math.exp(point),
+        low=math.exp(low),
+        high=math.exp(high),
+        n=len(clusters),
+        method="processes and their pairs resampled, percentile, 95 %",
+    )
+
+
+def tukey_outliers(values: Floats) -> float:
+    """The share of values beyond Tukey's fences, 1.5 interquartile ranges from the quartiles.
+
+    They are flagged, never removed. Source: Tukey, Exploratory Data Analysis (1977).
+    """
+    low, high = np.quantile(values, [0.25, 0.75])
+    reach = 1.5 * (high - low)
+    return float(((values < low - reach) | (values > high + reach)).mean())
+
+
+def lag1_autocorrelation(values: Floats) -> float | None:
+    """The correlation of neighbouring values in time; None for values that do not vary.
+
+    Far from 0, the values are not independent and count for fewer than they are.
+    """
+    centred = values - values.mean()
+    total = float(centred @ centred)
+    return float(centred[1:] @ centred[:-1]) / total if len(values) > 2 and total > 0 else None
 
 
 def latency_quantile(query_ms: Floats, process: NDArray[np.int32], q: float) -> Estimate | None:

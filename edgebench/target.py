@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from edgebench.agent.runtimes import RUNTIMES
 from edgebench.errors import UnknownNameError, UsageError
 from edgebench.recipe import apply_setting
 from edgebench.shipped import shipped_folder
@@ -26,12 +27,23 @@ class _Part(BaseModel):
 
 
 class Runtime(_Part):
-    """What runs the model on the device, with its options."""
+    """What runs the model on the device, with its options.
+
+    `providers` are ONNX Runtime's execution providers, OpenVINO's devices, or torch's, in order of
+    preference; "auto" takes the device's accelerators first. `session_config` is the runtime's own.
+    """
 
     name: str = "onnxruntime"
     providers: Literal["auto"] | list[str] = "auto"
     threads: int = Field(1, ge=1, le=1024)
     session_config: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in RUNTIMES:
+            raise ValueError(f"there is no runtime '{name}'; there is {', '.join(RUNTIMES)}")
+        return name
 
 
 class Target(_Part):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -27,8 +29,10 @@ def samples(
             drift *= 1.1
     return compare.Samples(
         np.array(process, np.int32),
+        np.zeros(len(process), np.int32),
         np.array(pair, np.int32),
         np.array(arm, np.int32),
+        np.zeros(len(process), np.int32),
         np.array(block, np.int32),
         np.array(times),
         np.repeat(np.arange(2, dtype=np.int32), 50),
@@ -46,16 +50,45 @@ def test_latency_ratio_of_interleaved_blocks() -> None:
 def test_samples_may_come_in_any_order() -> None:
     s = samples(1000, 700)
     order = np.random.default_rng(0).permutation(len(s.sample_ns))
-    shuffled = compare.Samples(
-        s.block_process,
-        s.block_pair,
-        s.block_arm,
-        s.sample_block[order],
-        s.sample_ns[order],
-        s.single_process,
-        s.single_ns,
-    )
+    shuffled = replace(s, sample_block=s.sample_block[order], sample_ns=s.sample_ns[order])
     assert compare.latency_ratio(shuffled) == compare.latency_ratio(s)
+
+
+def test_confirming_processes_are_a_measurement_of_their_own() -> None:
+    s = samples(1000, 700)
+    assert compare.confirmation(s) is None
+    second = np.where(s.block_process >= 3, 1, 0).astype(np.int32)
+    slower = np.where((second == 1)[s.sample_block] & (s.block_arm == 1)[s.sample_block], 2.0, 1.0)
+    both = replace(s, block_phase=second, sample_ns=s.sample_ns * slower)
+    assert compare.latency_ratio(both).point == pytest.approx(0.7)
+    again = compare.confirmation(both)
+    assert again is not None
+    assert again.point == pytest.approx(1.4)
+    assert (again.n, again.low) == (3, None)
+
+
+def test_pairs_with_a_logged_cause_are_left_out() -> None:
+    s = samples(1000, 700)
+    slow = np.where((s.block_pair == 2) & (s.block_arm == 1), 3.0, 1.0)
+    throttled = replace(s, sample_ns=s.sample_ns * slow[s.sample_block])
+    cause = np.where((s.block_pair == 2) & (s.block_arm == 0), 1, 0).astype(np.int32)
+    kept = replace(throttled, block_cause=cause)
+    assert len(kept.paired_medians()[0]) == 18
+    assert compare.latency_ratio(kept).point == pytest.approx(0.7)
+    assert compare.timing_quality(kept, 0)["blocks_dropped"] == {"throttled": 6}
+    none = replace(s, block_cause=np.ones_like(s.block_cause))
+    assert compare.latency_ratio(none).point is None
+    assert compare.timing_quality(none, 0)["bootstrap"] is None
+
+
+def test_quality_names_outliers_and_a_second_interval() -> None:
+    s = samples(1000, 700)
+    spikes = s.single_ns.copy()
+    spikes[:5] = 10**9
+    found = compare.timing_quality(replace(s, single_ns=spikes), 0)
+    assert found["tukey_outliers"] == 0.05
+    assert found["bootstrap"]["low"] <= 0.7 + 1e-9
+    assert found["bootstrap"]["high"] >= 0.7 - 1e-9
 
 
 def test_latency_metrics_are_of_the_model_itself() -> None:

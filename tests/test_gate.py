@@ -159,3 +159,54 @@ def test_nothing_measured() -> None:
 def test_controls_do_not_make_a_run_go() -> None:
     control = Variant(name="independent-1", control=True, status="measured")
     assert gate.judge_run([control, judged("a", "NO-GO")], [])[2] == 1
+
+
+def test_noise_floor_is_twice_the_half_width_or_what_it_is_off_by() -> None:
+    assert gate.floor_of(None) == 0.0
+    assert gate.floor_of(estimate(0.99, 1.01)) == pytest.approx(0.0202, abs=1e-3)
+    assert gate.floor_of(estimate(1.04, 1.05)) == pytest.approx(0.05)
+    assert gate.floor_of(estimate(0.90, 0.91)) == pytest.approx(1 / 0.9 - 1)
+
+
+def test_smallest_detectable_change() -> None:
+    found = gate.smallest_detectable_change(estimate(0.99, 1.01), 0.02)
+    assert found == pytest.approx(0.04, abs=1e-3)
+    none = Estimate(point=1.0, low=None, high=None, n=3, method="too few")
+    assert gate.smallest_detectable_change(none, 0.02) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "limit", "floor", "word"),
+    [
+        (1.02, 1.04, 0.0, 0.01, "slower"),
+        (1.02, 1.04, 0.05, 0.01, "not slower"),
+        (1.02, 1.04, 0.0, 0.03, "inconclusive"),
+        (0.99, 1.005, 0.0, 0.01, "not slower"),
+        (0.99, 1.02, 0.0, 0.01, "inconclusive"),
+        (0.8, 0.9, 0.0, 0.01, "faster"),
+        (0.98, 0.985, 0.05, 0.01, "not slower"),
+    ],
+)
+def test_slower_only_beyond_limit_and_floor(
+    low: float, high: float, limit: float, floor: float, word: str
+) -> None:
+    assert gate.judge_slower(estimate(low, high), limit=limit, floor=floor) == word
+
+
+def confirmed_by(low: float, high: float) -> Variant:
+    first = variant(latency_ratio=estimate(1.2, 1.3))
+    assert first.measurement is not None
+    evidence = {"confirmation": {"latency_ratio": estimate(low, high).model_dump()}}
+    measurement = first.measurement.model_copy(update={"evidence": evidence})
+    return first.model_copy(update={"measurement": measurement})
+
+
+def test_no_go_on_the_clock_needs_its_confirmation() -> None:
+    base = variant("base", latency_ratio=estimate(0.999, 1.001))
+    limit = [Gate(metric="latency_ratio", max=1.0)]
+    again = gate.judge_variant(confirmed_by(1.15, 1.25), base, limit)
+    assert again.verdict == "NO-GO"
+    assert "confirmed in fresh processes" in again.reasons[0].text
+    doubtful = gate.judge_variant(confirmed_by(0.98, 1.05), base, limit)
+    assert doubtful.verdict == "INCONCLUSIVE"
+    assert "fresh processes do not confirm it" in doubtful.reasons[0].text

@@ -43,22 +43,57 @@ def test_tango_interval_holds_its_point(case: tuple[int, int, int]) -> None:
     assert mirrored.low == pytest.approx(-e.high, abs=1e-7)
 
 
-def test_median_interval_of_twelve_is_third_to_tenth() -> None:
-    e = stats.median_interval(np.arange(1.0, 13.0))
-    assert (e.point, e.low, e.high) == (6.5, 3.0, 10.0)
-    assert "96.1%" in e.method
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 7, 12, 30, 101])
-def test_median_interval_covers_what_it_says(n: int) -> None:
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_too_few_values_have_no_interval(n: int) -> None:
     e = stats.median_interval(np.arange(float(n)))
-    if n < 6:
-        assert e.low is e.high is None
-        assert "too few" in e.method
-        return
-    coverage = 1 - 2 * binom.cdf(int(e.low), n, 0.5)
-    assert f"{coverage:.1%}" in e.method
-    assert coverage >= 0.95
+    assert e.low is e.high is None
+    assert "too few" in e.method
+
+
+@pytest.mark.parametrize("n", [6, 7, 12, 30, 101])
+def test_median_interval_lies_between_the_order_statistics_around_95(n: int) -> None:
+    e = stats.median_interval(np.arange(float(n)))
+    rank = int(np.floor(e.low))
+    assert e.low + e.high == pytest.approx(n - 1)
+    wider, narrower = (1 - 2 * binom.cdf(k, n, 0.5) for k in (rank, rank + 1))
+    assert wider >= 0.95 > narrower
+
+
+@pytest.mark.parametrize("n", [6, 9, 12, 20])
+@pytest.mark.parametrize("draw", ["normal", "cauchy", "exponential"])
+def test_median_interval_covers_95_percent(n: int, draw: str) -> None:
+    rng = np.random.default_rng([n, len(draw)])
+    many = {
+        "normal": rng.normal(size=(4000, n)),
+        "cauchy": rng.standard_cauchy(size=(4000, n)),
+        "exponential": rng.exponential(size=(4000, n)) - np.log(2),
+    }[draw]
+    found = [stats.median_interval(row) for row in many]
+    covered = np.mean([e.low <= 0 <= e.high for e in found])
+    assert 0.94 <= covered <= 0.96
+
+
+def test_cluster_bootstrap_agrees_with_the_interval() -> None:
+    rng = np.random.default_rng(5)
+    process = np.repeat(np.arange(12), 6)
+    ratio = np.exp(0.1 + np.repeat(rng.normal(0, 0.01, 12), 6) + rng.normal(0, 0.002, 72))
+    exact = stats.ratio_of_blocks(np.ones(72), ratio, process)
+    other = stats.bootstrap_ratio_of_processes(np.ones(72), ratio, process, 0)
+    assert other.point == pytest.approx(exact.point)
+    assert other.low == pytest.approx(exact.low, abs=0.005)
+    assert other.high == pytest.approx(exact.high, abs=0.005)
+    assert other == stats.bootstrap_ratio_of_processes(np.ones(72), ratio, process, 0)
+
+
+def test_tukeys_fences() -> None:
+    assert stats.tukey_outliers(np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 100])) == 0.1
+    assert stats.tukey_outliers(np.ones(9)) == 0.0
+
+
+def test_lag1_autocorrelation() -> None:
+    assert stats.lag1_autocorrelation(np.array([1.0, -1] * 50)) == pytest.approx(-0.99)
+    assert stats.lag1_autocorrelation(np.arange(100.0)) == pytest.approx(0.97, abs=0.01)
+    assert stats.lag1_autocorrelation(np.ones(5)) is None
 
 
 def test_ratio_of_blocks_cancels_drift() -> None:

@@ -22,17 +22,40 @@ _MAX_MANIFEST_BYTES = 16 << 20
 _NPY_HEADER_BYTES = 1 << 16
 _CHUNK = 1 << 20
 
+# What an input may be made of, and the bytes of each.
+_DTYPES = {
+    "float32": 4,
+    "float64": 8,
+    "float16": 2,
+    "bool": 1,
+    **{f"{sign}int{8 * size}": size for size in (1, 2, 4, 8) for sign in ("", "u")},
+}
+_ANSWERS = ("classes", "any")
 _NUMBER = (int, float)
 _PROTOCOL = {
     "processes": (int, 1),
+    "max_processes": (int, 1),
     "pairs": (int, 1),
     "block_s": (_NUMBER, 0),
     "warmup_s": (_NUMBER, 0),
     "warmup_cap_s": (_NUMBER, 0),
+    "warmup_median": (_NUMBER, 0),
+    "warmup_iqr": (_NUMBER, 0),
+    "timer_steps": (int, 1),
+    "single_s": (_NUMBER, 0),
     "rotate": (int, 1),
+    "same_input": (bool, 0),
+    "recheck": (bool, 0),
+    "inspect": (bool, 0),
+    "confirm": (bool, 0),
+    "lock_clocks": (bool, 0),
+    "energy_s": (_NUMBER, 0),
+    "idle_s": (_NUMBER, 0),
+    "batch": (int, 1),
     "outputs_batch": (int, 1),
     "timeout_s": (_NUMBER, 0),
 }
+_OPTIONAL_NUMBERS = ("half_width", "time_cap_s")
 
 
 class Bundle:
@@ -59,9 +82,10 @@ def open_bundle(source: Path, scratch: Path) -> Bundle:
         manifest = _unpack(source, folder)
     else:
         raise _refuse(f"there is no bundle at {source}")
-    for entry in [manifest["inputs"], *manifest["models"]]:
+    for entry in [*manifest["inputs"], *manifest["models"]]:
         _check_file(folder, entry)
-    _check_inputs(folder / manifest["inputs"]["file"], manifest["inputs"])
+    for entry in manifest["inputs"]:
+        _check_array(folder / entry["file"], entry)
     return Bundle(folder, manifest)
 
 
@@ -92,7 +116,7 @@ def _unpack(source: Path, folder: Path) -> dict[str, Any]:
         with zipfile.ZipFile(source) as archive:
             with archive.open("manifest.json") as file:
                 manifest = _manifest(file.read(_MAX_MANIFEST_BYTES + 1))
-            for entry in [manifest["inputs"], *manifest["models"]]:
+            for entry in [*manifest["inputs"], *manifest["models"]]:
                 limit = entry.get("bytes", 0) or _array_bytes(entry)
                 info = archive.getinfo(entry["file"])
                 _check_size(info, limit)
@@ -121,7 +145,7 @@ def _check_size(info: zipfile.ZipInfo, limit: int) -> None:
 
 
 def _array_bytes(entry: dict[str, Any]) -> int:
-    return int(math.prod(entry["shape"])) * 4 + _NPY_HEADER_BYTES
+    return int(math.prod(entry["shape"])) * _DTYPES[entry["dtype"]] + _NPY_HEADER_BYTES
 
 
 def _manifest(content: bytes) -> dict[str, Any]:
@@ -146,15 +170,32 @@ def _manifest(content: bytes) -> dict[str, Any]:
         raise _refuse(f"seed: {manifest['seed']} is negative")
     _check_runtime(_take(manifest, "runtime", dict, ""))
     _check_protocol(_take(manifest, "protocol", dict, ""))
-    inputs = _take(manifest, "inputs", dict, "")
-    _check_entry(inputs, "inputs")
-    shape = _take(inputs, "shape", list, "inputs.")
-    if len(shape) < 2 or not all(_is(v, int) and v >= 1 for v in shape):
-        raise _refuse(f"inputs.shape: {shape} is not [N, ...] with sizes of at least 1")
-    if inputs.get("dtype") != "float32":
-        raise _refuse(f"inputs.dtype: {inputs.get('dtype')!r}; it has to be 'float32'")
+    _check_inputs(_take(manifest, "inputs", list, ""))
+    if _take(manifest, "answers", str, "") not in _ANSWERS:
+        raise _refuse(f"answers: {manifest['answers']!r} is neither 'classes' nor 'any'")
     _check_models(_take(manifest, "models", list, ""))
     return manifest
+
+
+def _check_inputs(inputs: list[Any]) -> None:
+    if not inputs:
+        raise _refuse("inputs: there are none")
+    lengths = set()
+    for index, entry in enumerate(inputs):
+        where = f"inputs[{index}]"
+        if not isinstance(entry, dict):
+            raise _refuse(f"{where} is not a JSON object")
+        _check_entry(entry, where)
+        shape = _take(entry, "shape", list, f"{where}.")
+        if not shape or not all(_is(v, int) and v >= 1 for v in shape):
+            raise _refuse(f"{where}.shape: {shape} is not [N, ...] with sizes of at least 1")
+        if entry.get("dtype") not in _DTYPES:
+            raise _refuse(
+                f"{where}.dtype: {entry.get('dtype')!r}; it has to be one of {', '.join(_DTYPES)}"
+            )
+        lengths.add(shape[0])
+    if len(lengths) > 1:
+        raise _refuse(f"inputs: they hold different numbers of examples: {sorted(lengths)}")
 
 
 def _check_runtime(runtime: dict[str, Any]) -> None:
@@ -176,6 +217,10 @@ def _check_protocol(protocol: dict[str, Any]) -> None:
         value = _take(protocol, key, kind, "protocol.")
         if not math.isfinite(value) or value < least:
             raise _refuse(f"protocol.{key}: {value}; it has to be at least {least}")
+    for key in _OPTIONAL_NUMBERS:
+        value = protocol.get(key)
+        if value is not None and not (_is(value, _NUMBER) and 0 < value < math.inf):
+            raise _refuse(f"protocol.{key}: {value!r} is neither null nor a positive number")
     cpu = protocol.get("cpu")
     if cpu is not None and not (
         isinstance(cpu, list) and cpu and all(_is(c, int) and c >= 0 for c in cpu)
@@ -198,8 +243,17 @@ def _check_models(models: list[Any]) -> None:
         _check_entry(model, where)
         _take(model, "bytes", int, f"{where}.")
         _take(model, "timed", bool, f"{where}.")
+        _check_limits(model.get("limits", {}), f"{where}.limits")
     if "base" not in names:
         raise _refuse("models: there is no 'base' to compare with")
+
+
+def _check_limits(limits: Any, where: str) -> None:
+    ratio = limits.get("latency_ratio", {}) if isinstance(limits, dict) else None
+    if not isinstance(ratio, dict) or not all(
+        value is None or _is(value, _NUMBER) for value in ratio.values()
+    ):
+        raise _refuse(f"{where}: {one_line(repr(limits), 60)} is not a mapping of limits")
 
 
 def _check_entry(entry: dict[str, Any], where: str) -> None:
@@ -232,7 +286,7 @@ def _check_file(folder: Path, entry: dict[str, Any]) -> None:
         raise _refuse(f"{file} is damaged: its sha256 differs from the manifest's")
 
 
-def _check_inputs(path: Path, entry: dict[str, Any]) -> None:
+def _check_array(path: Path, entry: dict[str, Any]) -> None:
     import numpy as np
 
     try:
@@ -241,10 +295,10 @@ def _check_inputs(path: Path, entry: dict[str, Any]) -> None:
         raise _refuse(f"{entry['file']} is not a numpy array: {error}") from error
     if not isinstance(inputs, np.ndarray) or not inputs.flags.c_contiguous:
         raise _refuse(f"{entry['file']} is not one array in C order")
-    if list(inputs.shape) != entry["shape"] or inputs.dtype != np.dtype("float32"):
+    if list(inputs.shape) != entry["shape"] or inputs.dtype != np.dtype(entry["dtype"]):
         raise _refuse(
             f"{entry['file']} is {inputs.dtype} {list(inputs.shape)}, "
-            f"the manifest says float32 {entry['shape']}"
+            f"the manifest says {entry['dtype']} {entry['shape']}"
         )
 
 

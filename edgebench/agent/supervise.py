@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
+from .device.surroundings import killed_for_memory
 from .errors import AgentError, HangupError, ModelFailedError, one_line
 from .worker import EXIT_STORAGE
 
@@ -83,9 +84,13 @@ def describe_runtime(command: list[str], runtime: str) -> dict[str, Any]:
 
 
 def run_worker(
-    command: list[str], job: dict[str, Any], timeout_s: float, listener_fd: int | None
+    command: list[str],
+    job: dict[str, Any],
+    timeout_s: float,
+    listener_fd: int | None,
+    on_phase: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """One job in a fresh process; gives raw.json.
+    """One job in a fresh process; gives raw.json. `on_phase` hears what it is doing.
 
     Raises ModelFailedError with what went wrong and in which phase, and HangupError when nobody
     reads `listener_fd` any more. Whatever happens, no process is left.
@@ -93,6 +98,7 @@ def run_worker(
     out = Path(job["out"])
     job_file = out / "job.json"
     job_file.write_text(json.dumps({**job, "parent": os.getpid()}), encoding="utf-8")
+    kills = killed_for_memory(Path("/"))
     phases, phase_fd = os.pipe()
     try:
         with (out / "stderr").open("wb") as stderr:
@@ -109,7 +115,7 @@ def run_worker(
         os.close(phase_fd)
         phase_fd = -1
         try:
-            phase = _wait(process, phases, timeout_s, listener_fd)
+            phase = _wait(process, phases, timeout_s, listener_fd, on_phase)
         finally:
             _end(process)
     finally:
@@ -119,8 +125,7 @@ def run_worker(
     if process.returncode == EXIT_STORAGE:
         raise AgentError("storage", f"no space is left for the results in {out}")
     if process.returncode != 0:
-        # A SIGKILL that is not ours is nearly always the kernel's, out of memory.
-        why = ": most likely the device ran out of memory" if process.returncode == -9 else ""
+        why = _killer(kills) if process.returncode == -signal.SIGKILL else ""
         tail = _last_line(_tail(out / "stderr")) if process.returncode > 0 else why
         raise ModelFailedError(f"{_ending(process.returncode)} while {phase}{tail}")
     raw: dict[str, Any] = json.loads((out / "raw.json").read_text(encoding="utf-8"))
@@ -130,7 +135,11 @@ def run_worker(
 
 
 def _wait(
-    process: subprocess.Popen[bytes], phases: int, timeout_s: float, listener_fd: int | None
+    process: subprocess.Popen[bytes],
+    phases: int,
+    timeout_s: float,
+    listener_fd: int | None,
+    on_phase: Callable[[str], None] | None,
 ) -> str:
     """Sleep until the worker ends; gives its last phase."""
     deadline = time.monotonic() + timeout_s
@@ -152,6 +161,9 @@ def _wait(
             chunk = os.read(phases, 4096)
             text += chunk
             ended = not chunk
+            if on_phase is not None:
+                for line in chunk.decode("utf-8", "replace").splitlines():
+                    on_phase(line)
     phase = text.decode("utf-8", "replace").splitlines()[-1]
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
@@ -177,6 +189,14 @@ def _ending(code: int) -> str:
         except ValueError:
             return f"crashed with signal {-code}"
     return f"ended with exit code {code}"
+
+
+def _killer(before: int | None) -> str:
+    """Who sent a SIGKILL that is not ours: the kernel counts those it sends for want of memory."""
+    now = killed_for_memory(Path("/"))
+    if before is not None and now is not None and now > before:
+        return ": the kernel killed it, the device ran out of memory"
+    return ": most likely the device ran out of memory"
 
 
 def _tail(path: Path) -> bytes:

@@ -8,14 +8,14 @@ import typer
 
 from edgebench.cli.options import DebugOption
 
-KINDS = ("techniques", "models", "metrics", "data", "recipes")
+KINDS = ("techniques", "models", "metrics", "data", "runtimes", "recipes")
 
 
 def list_(
     kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))],
     debug: DebugOption = False,
 ) -> int:
-    """List techniques, models, metrics, data or recipes."""
+    """List techniques, models, metrics, data, runtimes or recipes."""
     del debug
     from edgebench.errors import UnknownNameError
 
@@ -24,6 +24,7 @@ def list_(
         "models": _models,
         "metrics": _metrics,
         "data": _data,
+        "runtimes": _runtimes,
         "recipes": _recipes,
     }
     if kind not in rows:
@@ -87,6 +88,23 @@ def _data() -> list[tuple[str, str]]:
     from edgebench.data import DATASETS
 
     return [(name, _first_line(getattr(item, "__doc__", None))) for name, item in DATASETS.items()]
+
+
+def _runtimes() -> list[tuple[str, str]]:
+    from importlib.util import find_spec
+
+    from edgebench.agent.runtimes import RUNTIMES
+
+    rows = []
+    for name, runtime in RUNTIMES.items():
+        # Found, not imported: torch alone takes seconds.
+        there = "installed here" if find_spec(runtime.package) else "not installed here"
+        rows.append(
+            (name, f"{runtime.title}: package {runtime.package}, {runtime.suffix} files ({there})")
+        )
+        accelerators = ", ".join(runtime.accelerators)
+        rows.append(("  providers", f"{runtime.processor}; faster ones: {accelerators}"))
+    return rows
 
 
 def _recipes() -> list[tuple[str, str]]:

@@ -9,7 +9,16 @@ from edgebench.metrics.base import METRICS, Metric
 _ROWS: list[tuple[str, str, str, Literal["higher", "lower"], str]] = [
     ("latency_p50_ms", "latency, median", "ms", "lower", "half of all single queries are faster"),
     ("latency_p90_ms", "latency, 90 %", "ms", "lower", "nine queries in ten are faster"),
+    ("latency_p95_ms", "latency, 95 %", "ms", "lower", "19 queries in 20 are faster"),
     ("latency_p99_ms", "latency, 99 %", "ms", "lower", "99 queries in 100 are faster"),
+    ("latency_p999_ms", "latency, 99.9 %", "ms", "lower", "999 queries in 1,000 are faster"),
+    (
+        "energy_mj",
+        "energy",
+        "mJ",
+        "lower",
+        "energy of a query, that of the idle device subtracted, from the device's own sensor",
+    ),
     (
         "first_inference_ms",
         "first inference",
@@ -67,6 +76,6 @@ for _name, _title, _unit, _better, _meaning in _ROWS:
     _certainty: Literal["interval", "exact", "none"] = "interval"
     if _name in _EXACT:
         _certainty = "exact"
-    elif _name == "throughput_per_s":
+    elif _name in {"throughput_per_s", "energy_mj"}:
         _certainty = "none"
     METRICS.register(_name)(Metric(_name, _title, _unit, _better, _meaning, "measured", _certainty))

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgebench.agent.runtimes import RUNTIMES
 from edgebench.data import Dataset
-from edgebench.errors import BuildError, EdgebenchError, StorageError, one_line
+from edgebench.errors import BuildError, EdgebenchError, StorageError, UsageError, one_line
 from edgebench.hashing import named_seed
 from edgebench.models.source import ModelSource, check_classifier, file_sha256, load_weights
 from edgebench.pipeline.keys import Keys
@@ -30,14 +31,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS = "weights.safetensors"
-MODEL = "model.onnx"
 NOTES = "step.json"
 PARITY_EXAMPLES = 64
 
 
 @dataclass(frozen=True)
 class Built:
-    """One model file, or why there is none. `skipped`: the chain does not apply to this model."""
+    """One model file, or why there is none.
+
+    `format`: "onnx", or "pt2" where torch itself runs it; files of it end so. `skipped`: the chain
+    does not apply to this model or to this target.
+    """
 
     name: str
     file: Path | None
@@ -46,6 +50,7 @@ class Built:
     notes: tuple[str, ...] = ()
     problem: str | None = None
     skipped: bool = False
+    format: str = "onnx"
 
 
 @dataclass
@@ -70,20 +75,22 @@ class Builder:
             tuple(self.target.precisions),
         )
         self.probabilities = False
+        self.format = RUNTIMES[self.target.runtime.name].suffix.lstrip(".")
+        self._model = f"model.{self.format}"
         self._base: nn.Module | None = None
 
     def base(self) -> Built:
         """The uncompressed model; without it there is no run, so its errors are not caught."""
         if self.source.onnx_file is not None:
             file = self._user_file("base", self.source.onnx_file, self.keys.network("base"))
-            return Built("base", file)
+            return self._built("base", file)
         module, notes = self._network("base")
         self._base = module
         where = f"model '{self.source.spec}'"
         check_classifier(module, self.dataset.input_shape, self.dataset.classes, where=where)
         self.probabilities = self._ends_in_softmax(module)
         file, parity = self._export(self.keys.network("base"), "base", lambda: module)
-        return Built("base", file, notes=(*notes, parity))
+        return self._built("base", file, notes=(*notes, parity))
 
     def control(self, index: int) -> Built:
         """A network of base's architecture, trained alike from another seed."""
@@ -92,7 +99,7 @@ class Builder:
         def make() -> Built:
             module, notes = self._network(name)
             file, parity = self._export(self.keys.network(name), name, lambda: module)
-            return Built(name, file, control=True, notes=(*notes, parity))
+            return self._built(name, file, control=True, notes=(*notes, parity))
 
         return self._guarded(Built(name, None, control=True), make)
 
@@ -101,7 +108,7 @@ class Builder:
         name = f"independent-{index}"
         # A file that is not there is the user's mistake, not a failed control: not guarded.
         key = self.keys.file(file_sha256(path, "control"))
-        return Built(
+        return self._built(
             name,
             self._user_file(name, path, key),
             control=True,
@@ -111,14 +118,26 @@ class Builder:
     def variant(self, planned: PlannedVariant) -> Built:
         """A variant's chain, applied step by step."""
         empty = Built(planned.name, None, steps=planned.steps)
-        blocking = next((s for s in planned.steps if s.on_torch), None)
-        if not self.source.trainable and blocking is not None:
-            problem = (
-                f"'{blocking.technique.name}' works on a torch module and cannot change an ONNX "
-                "file; give the model as package.module:factory"
-            )
+        problem = self._does_not_apply(planned)
+        if problem is not None:
             return Built(planned.name, None, steps=planned.steps, problem=problem, skipped=True)
         return self._guarded(empty, lambda: self._chain(planned))
+
+    def _does_not_apply(self, planned: PlannedVariant) -> str | None:
+        """Why a chain cannot work on this model for this target, whatever its options."""
+        on_torch = next((s.technique.name for s in planned.steps if s.on_torch), None)
+        on_onnx = next((s.technique.name for s in planned.steps if not s.on_torch), None)
+        if not self.source.trainable and on_torch is not None:
+            return (
+                f"'{on_torch}' works on a torch module and cannot change an ONNX file; give the "
+                "model as package.module:factory"
+            )
+        if self.format != "onnx" and on_onnx is not None:
+            return (
+                f"'{on_onnx}' works on an ONNX file, and the runtime '{self.target.runtime.name}' "
+                f"runs .{self.format} files; use a target whose runtime reads ONNX"
+            )
+        return None
 
     def _guarded(self, empty: Built, make: Callable[[], Built]) -> Built:
         try:
@@ -150,12 +169,15 @@ class Builder:
         if file is None:
             file, parity = self._export(key, planned.name, lambda: self._module(done, folder))
             notes.append(parity)
-            key = self.keys.export(key, self.target.opset)
+            key = self._export_key(key)
         for step in pending:
             key = self.keys.step(key, step)
             file, step_notes = self._onnx_step(planned.name, key, step, file)
             notes += step_notes
-        return Built(planned.name, file, steps=planned.steps, notes=tuple(notes))
+        return self._built(planned.name, file, steps=planned.steps, notes=tuple(notes))
+
+    def _built(self, name: str, file: Path, **known: Any) -> Built:
+        return Built(name, file, format=self.format, **known)
 
     def _network(self, name: str) -> tuple[nn.Module, list[str]]:
         """A trained network (or base with the user's weights), from the store where it is there."""
@@ -221,25 +243,34 @@ class Builder:
 
         def make(new: Path) -> None:
             outcome = technique.apply(
-                source, new / MODEL, step.options, self._context(variant, None)
+                source, new / self._model, step.options, self._context(variant, None)
             )
-            seen = compare_files(source, new / MODEL, self.dataset.test_x[:PARITY_EXAMPLES])
+            seen = compare_files(source, new / self._model, self.dataset.test_x[:PARITY_EXAMPLES])
             (new / NOTES).write_text(json.dumps({"notes": [*outcome.notes, seen]}))
 
         made = self._step(f"{variant}: {technique.name}", key, make)
-        return made / MODEL, json.loads((made / NOTES).read_text())["notes"]
+        return made / self._model, json.loads((made / NOTES).read_text())["notes"]
 
     def _export(self, key: str, name: str, module: Callable[[], nn.Module]) -> tuple[Path, str]:
         from edgebench.exporters.onnx_from_torch import export_onnx
+        from edgebench.exporters.pt2_from_torch import export_pt2
 
         examples = self.dataset.test_x[:PARITY_EXAMPLES]
 
         def make(new: Path) -> None:
-            note = export_onnx(module(), examples, new / MODEL, opset=self.target.opset)
+            if self.format == "pt2":
+                note = export_pt2(module(), examples, new / self._model)
+            else:
+                note = export_onnx(module(), examples, new / self._model, opset=self.target.opset)
             (new / NOTES).write_text(json.dumps({"note": note}))
 
-        made = self._step(f"{name}: export", self.keys.export(key, self.target.opset), make)
-        return made / MODEL, json.loads((made / NOTES).read_text())["note"]
+        made = self._step(f"{name}: export", self._export_key(key), make)
+        return made / self._model, json.loads((made / NOTES).read_text())["note"]
+
+    def _export_key(self, before: str) -> str:
+        # A program of torch.export knows no ONNX operator set.
+        opset = self.target.opset if self.format == "onnx" else None
+        return self.keys.export(before, self.format, opset)
 
     def _module(
         self, done: list[tuple[PlannedStep, dict[str, Any]]], folder: Path | None
@@ -265,14 +296,21 @@ class Builder:
 
         from edgebench.exporters.onnx_file import check_fits, classifier_of, read_onnx
 
+        if self.format != "onnx":
+            raise UsageError(
+                f"the runtime '{self.target.runtime.name}' runs .{self.format} files, no ONNX file",
+                where=str(path),
+                hint="give the model as package.module:factory, or a target whose runtime reads "
+                "ONNX",
+            )
         model = read_onnx(path)
         classifier = classifier_of(model, where=str(path))
         check_fits(classifier, self.dataset.input_shape, self.dataset.classes, where=str(path))
 
         def make(new: Path) -> None:
-            onnx.save(model, new / MODEL)
+            onnx.save(model, new / self._model)
 
-        return self._step(f"{name}: check", key, make) / MODEL
+        return self._step(f"{name}: check", key, make) / self._model
 
     def _context(self, purpose: str, base: nn.Module | None) -> Context:
         new_module = None

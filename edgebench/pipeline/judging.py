@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgebench import compare, gate, stats
 from edgebench.errors import EXIT_FAILED, NotMeasuredError
+from edgebench.hashing import value_digest
 from edgebench.metrics.base import Context, Outputs, looks_like_probabilities
 from edgebench.pipeline.folder import RunFolder
 from edgebench.pipeline.results import (
@@ -52,7 +53,7 @@ def judge_folder(
                 if not variant.control:
                     samples[name] = read_samples(folder.results / name / "samples.npz")
                 arrays[name] = answers
-                measured[name] = _measured(variant, result, folder, device["grade"])
+                measured[name] = _measured(variant, result, folder, device, manifest)
             else:
                 measured[name] = _failed(variant, result.problem or "the agent gave no reason")
         except NotMeasuredError as error:
@@ -76,7 +77,7 @@ def judge_folder(
             for v in variants
         ]
     else:
-        judged = [gate.judge_variant(v, base, gates) for v in variants]
+        judged = [gate.judge_variant(_with_floor(v, base), base, gates) for v in variants]
         verdict, text, code = gate.judge_run(judged, require)
         warnings += [*_device_warnings(build, device, base), *_warnings(judged, base)]
     return RunRecord(
@@ -114,9 +115,17 @@ def judge_again(run: RunRecord, gates: Sequence[Gate], require: Sequence[str]) -
     )
 
 
-def _measured(variant: Variant, result: AgentResult, folder: RunFolder, grade: str) -> Variant:
+def _measured(
+    variant: Variant,
+    result: AgentResult,
+    folder: RunFolder,
+    device: dict[str, Any],
+    manifest: dict[str, Any],
+) -> Variant:
     """The variant with its status and evidence from the agent's result."""
     metrics = dict(variant.metrics)
+    if result.energy_mj is not None:
+        metrics["energy_mj"] = result.energy_mj
     intervals = {}
     for name in ("load_ms", "first_inference_ms", "peak_memory_mib"):
         if result.cold:
@@ -130,9 +139,11 @@ def _measured(variant: Variant, result: AgentResult, folder: RunFolder, grade: s
             "problem": None,
             "metrics": metrics,
             "intervals": intervals,
+            "notes": (*variant.notes, *result.notes),
             "measurement": Measurement.model_validate(
                 {
-                    "grade": grade,
+                    "grade": device["grade"],
+                    "fingerprint": measurement_fingerprint(device, manifest, result),
                     "valid": result.valid,
                     "invalid_reasons": result.invalid_reasons,
                     "evidence": {
@@ -166,6 +177,7 @@ def _compared(
         metrics |= latencies
         intervals |= latency_intervals
         comparisons["latency_ratio"] = compare.latency_ratio(samples[variant.name])
+        variant = _with_timing_evidence(variant, samples[variant.name], build)
     if variant.name != "base" and base is not None and base.status == "measured":
         controls = tuple(
             outputs[v.name]
@@ -179,6 +191,38 @@ def _compared(
     return variant.model_copy(
         update={"metrics": metrics, "intervals": intervals, "comparisons": comparisons}
     )
+
+
+def _with_timing_evidence(
+    variant: Variant, samples: compare.Samples, build: BuildRecord
+) -> Variant:
+    """The variant with what its samples say of the measurement itself."""
+    measurement = variant.measurement
+    assert measurement is not None  # noqa: S101 - its samples were read
+    seed = int(build.recipe["seed"])
+    evidence = {**measurement.evidence, "quality": compare.timing_quality(samples, seed)}
+    again = compare.confirmation(samples)
+    if again is not None:
+        evidence["confirmation"] = {
+            **evidence.get("confirmation", {}),
+            "latency_ratio": again.model_dump(),
+        }
+    return variant.model_copy(
+        update={"measurement": measurement.model_copy(update={"evidence": evidence})}
+    )
+
+
+def _with_floor(variant: Variant, base: Variant) -> Variant:
+    """The variant with the noise floor, and the least change its measurement would have found."""
+    measurement, ratio = variant.measurement, variant.comparisons.get("latency_ratio")
+    if measurement is None or ratio is None:
+        return variant
+    floor = gate.noise_floor(base)
+    found = gate.smallest_detectable_change(ratio, floor)
+    marked = measurement.model_copy(
+        update={"noise_floor": floor, "smallest_detectable_change": found}
+    )
+    return variant.model_copy(update={"measurement": marked})
 
 
 @lru_cache(maxsize=1)
@@ -236,6 +280,25 @@ def _warnings(variants: Sequence[Variant], base: Variant) -> list[str]:
 def _without_base(variant: Variant) -> Variant:
     return variant.model_copy(
         update={"status": "not_measured", "problem": "there is no base to compare with"}
+    )
+
+
+def measurement_fingerprint(
+    device: dict[str, Any], manifest: dict[str, Any], result: AgentResult
+) -> str:
+    """The sha256 of all that has to be alike for two latencies to be comparable.
+
+    Not the model: what is compared are models.
+    """
+    return value_digest(
+        {
+            "device": device["fingerprint"],
+            "runtime": manifest["runtime"],
+            "providers": result.evidence.get("providers"),
+            "cpu": len(result.evidence.get("cpu", [])),
+            "batch": manifest["protocol"]["batch"],
+            "inputs": [entry["sha256"] for entry in manifest["inputs"]],
+        }
     )
 
 

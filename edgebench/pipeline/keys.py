@@ -63,9 +63,9 @@ class Keys:
             target=target,
         )
 
-    def export(self, before: str, opset: int) -> str:
-        """The key of the ONNX file of a module."""
-        return self._key("export", before=before, opset=opset)
+    def export(self, before: str, format: str, opset: int | None) -> str:
+        """The key of a module's file; `opset` is None where the format has no such thing."""
+        return self._key("export", before=before, format=format, opset=opset)
 
     def _key(self, kind: str, **parts: Any) -> str:
         # Python's and edgebench's own version do not change what is built; the code's hash is in.

@@ -7,6 +7,7 @@ sent.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -50,6 +51,22 @@ class AgentResult(BaseModel):
     invalid_reasons: tuple[str, ...]
     cold: tuple[ColdStart, ...]
     evidence: dict[str, Any]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the agent noticed of a valid measurement, one line each."""
+        found = self.evidence.get("inspection")
+        listed = found.get("notes") if isinstance(found, dict) else None
+        if not isinstance(listed, list):
+            return ()
+        return tuple(one_line(note) for note in listed if isinstance(note, str))
+
+    @property
+    def energy_mj(self) -> float | None:
+        """The energy of a query in mJ, where the device has a sensor and it said a number."""
+        found = self.evidence.get("energy")
+        value = found.get("energy_mj") if isinstance(found, dict) else None
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 class Device(BaseModel):
@@ -142,6 +159,8 @@ def _problem(samples: Samples) -> str | None:
     alike = (
         (samples.block_process, blocks),
         (samples.block_pair, blocks),
+        (samples.block_phase, blocks),
+        (samples.block_cause, blocks),
         (samples.sample_block, times),
         (samples.single_process, queries),
     )
@@ -149,6 +168,8 @@ def _problem(samples: Samples) -> str | None:
         return "arrays of one kind differ in length"
     if not (np.isfinite(times).all() and (times > 0).all() and (queries > 0).all()):
         return "a time is not a positive number"
+    if not {0} <= set(np.unique(samples.block_phase).tolist()) <= {0, 1}:
+        return "a block is of no phase"
     pairs = np.stack([samples.block_process, samples.block_pair], axis=1)
     arms = [{tuple(p) for p in pairs[blocks == arm].tolist()} for arm in (0, 1)]
     blocks_with_samples = set(np.unique(samples.sample_block).tolist())

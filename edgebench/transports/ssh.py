@@ -80,7 +80,7 @@ class SshTransport(Transport):
         """Run the plan there; each model's results are fetched while nothing is being timed."""
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
         timed = {model["name"]: model["timed"] for model in manifest["models"]}
-        names = ["manifest.json", manifest["inputs"]["file"]]
+        names = ["manifest.json", *(entry["file"] for entry in manifest["inputs"])]
         names += [model["file"] for model in manifest["models"]]
         folder = f"{_CACHE}/{manifest['run_id']}"
         with self._connection() as connection:

@@ -12,11 +12,26 @@ import numpy as np
 PROTOCOL = {
     "name": "test",
     "processes": 2,
+    "max_processes": 2,
+    "half_width": None,
+    "time_cap_s": None,
     "pairs": 2,
     "block_s": 0.005,
     "warmup_s": 0.01,
     "warmup_cap_s": 0.2,
+    "warmup_median": 0.02,
+    "warmup_iqr": 0.1,
+    "timer_steps": 1000,
+    "single_s": 0.005,
     "rotate": 4,
+    "same_input": True,
+    "recheck": True,
+    "inspect": False,
+    "confirm": False,
+    "lock_clocks": False,
+    "energy_s": 0.0,
+    "idle_s": 10.0,
+    "batch": 1,
     "outputs_batch": 64,
     "timeout_s": 60.0,
     "cpu": None,
@@ -80,9 +95,15 @@ def make_bundle(
     untimed: tuple[str, ...] = (),
     examples: int = 100,
     run_id: str = "20260101T000000-abcdef",
+    answers: str = "classes",
+    limits: dict[str, Any] | None = None,
     **protocol: Any,
 ) -> Path:
-    """A bundle folder of the named model files."""
+    """A bundle folder of the named model files.
+
+    `limits` are every timed model's but base's.
+    """
+    protocol = {"max_processes": protocol.get("processes", PROTOCOL["processes"]), **protocol}
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(1)
     np.save(folder / "inputs.npy", rng.normal(size=(examples, 1, 4, 4)).astype("float32"))
@@ -99,6 +120,7 @@ def make_bundle(
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "bytes": len(content),
                 "timed": name not in untimed,
+                "limits": (limits or {}) if name != "base" else {},
             }
         )
     manifest = {
@@ -113,12 +135,16 @@ def make_bundle(
             "session_config": {},
         },
         "protocol": {**PROTOCOL, **protocol},
-        "inputs": {
-            "file": "inputs.npy",
-            "sha256": hashlib.sha256((folder / "inputs.npy").read_bytes()).hexdigest(),
-            "shape": [examples, 1, 4, 4],
-            "dtype": "float32",
-        },
+        "answers": answers,
+        "inputs": [
+            {
+                "name": None,
+                "file": "inputs.npy",
+                "sha256": hashlib.sha256((folder / "inputs.npy").read_bytes()).hexdigest(),
+                "shape": [examples, 1, 4, 4],
+                "dtype": "float32",
+            }
+        ],
         "models": entries,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -65,8 +65,20 @@ def test_zip_is_unpacked_into_the_scratch_folder(bundle: Path, tmp_path: Path) -
         ({"runtime__providers": []}, "neither 'auto' nor a list"),
         ({"runtime__threads": 0}, "runtime.threads: 0"),
         ({"runtime__session_config": {"a": 1}}, "not a mapping of text to text"),
-        ({"inputs__dtype": "int64"}, "inputs.dtype: 'int64'"),
-        ({"inputs__shape": [100, 1, 4, 5]}, "inputs.npy is float32 [100, 1, 4, 4]"),
+        ({"protocol__max_processes": 0}, "protocol.max_processes: 0; it has to be at least 1"),
+        ({"protocol__half_width": -0.1}, "protocol.half_width: -0.1 is neither null nor a positi"),
+        ({"protocol__time_cap_s": 0}, "protocol.time_cap_s: 0 is neither null nor a positive"),
+        ({"protocol__block_s": float("nan")}, "protocol.block_s: nan"),
+        ({"protocol__energy_s": -1}, "protocol.energy_s: -1; it has to be at least 0"),
+        ({"protocol__confirm": 1}, "protocol.confirm is 1"),
+        ({"answers": "words"}, "answers: 'words' is neither 'classes' nor 'any'"),
+        ({"inputs": []}, "inputs: there are none"),
+        ({"inputs": [7]}, "inputs[0] is not a JSON object"),
+        ({"inputs__0__dtype": "object"}, "inputs[0].dtype: 'object'; it has to be one of float32"),
+        ({"inputs__0__dtype": "int64"}, "inputs.npy is float32 [100, 1, 4, 4]"),
+        ({"inputs__0__shape": [100, 1, 4, 5]}, "inputs.npy is float32 [100, 1, 4, 4]"),
+        ({"inputs__0__shape": []}, "inputs[0].shape: [] is not [N, ...]"),
+        ({"models__1__limits": {"latency_ratio": {"max": "1"}}}, "models[1].limits"),
         ({"models__1__name": "Small"}, "models[1].name: 'Small' does not fit"),
         ({"models__1__name": "device.json"}, "'device.json' does not fit"),
         ({"models__1__name": "base"}, "'base' is there twice"),
@@ -109,7 +121,7 @@ def test_pickled_inputs_are_never_loaded(bundle: Path, bundles: ModuleType, tmp_
     path = bundle / "inputs.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    bundles.edit_manifest(bundle, inputs__sha256=digest)
+    bundles.edit_manifest(bundle, inputs__0__sha256=digest)
     assert "inputs.npy is not a numpy array" in refusal(bundle, tmp_path)
 
 

@@ -150,3 +150,56 @@ def test_python_that_is_too_old_says_so(agent: Path, version: str) -> None:
     done = start(agent, "probe", program=python(version))
     assert done.returncode == 4
     assert "the agent needs 3.8 or later" in json.loads(done.stdout)["problem"]
+
+
+@pytest.fixture
+def bare_python() -> str:
+    """An interpreter with numpy and ONNX Runtime alone; `make test` sets it up."""
+    found = ROOT / ".venv-agent/bin/python"
+    if not found.exists():
+        pytest.skip("needs .venv-agent, which 'make test' sets up where packages can be installed")
+    return str(found)
+
+
+def test_whole_plan_with_nothing_but_numpy_and_the_runtime(
+    agent: Path, bundles: ModuleType, tmp_path: Path, bare_python: str
+) -> None:
+    asked = "import importlib.util as u, sys; print(*(m for m in sys.argv[1:] if u.find_spec(m)))"
+    absent = ("torch", "onnx", "pydantic", "scipy", "edgebench", "typer", "yaml")
+    there = subprocess.run(
+        [bare_python, "-c", asked, *absent],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert there.stdout.split() == []
+    base = bundles.classifier(tmp_path / "base.onnx")
+    other = bundles.classifier(tmp_path / "other.onnx", seed=1)
+    bundle = bundles.make_bundle(
+        tmp_path / "bundle",
+        {"base": base, "other": other},
+        processes=6,
+        pairs=1,
+        inspect=True,
+        confirm=True,
+        limits={"latency_ratio": {"min": None, "max": 0.1}},
+    )
+    out = tmp_path / "out"
+    done = start(
+        agent,
+        *("run", str(bundle), "--out", str(out)),
+        program=bare_python,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((out / "other/result.json").read_text())
+    assert (found["status"], found["valid"], found["invalid_reasons"]) == ("measured", True, [])
+    assert len(found["cold"]) == 12
+    assert found["evidence"]["inspection"]["nodes"]["CPUExecutionProvider"]
+    device = json.loads((out / "device.json").read_text())
+    asked = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
+    version = subprocess.run([bare_python, "-c", asked], capture_output=True, text=True, check=True)
+    assert device["identity"]["python"] == version.stdout.strip()

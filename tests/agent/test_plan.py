@@ -118,6 +118,8 @@ def test_samples_hold_what_the_format_says(
         "block_process": "int32",
         "block_pair": "int32",
         "block_arm": "int32",
+        "block_phase": "int32",
+        "block_cause": "int32",
         "block_start_ns": "int64",
         "sample_block": "int32",
         "sample_ns": "float64",
@@ -134,6 +136,86 @@ def test_samples_hold_what_the_format_says(
     resolution = result(measured[1], "small")["evidence"]["timer_resolution_ns"]
     assert inner == found["inner"][0]
     assert np.median(spanned) > 100 * resolution
+
+
+def measured_alone(
+    bundles: ModuleType, models: dict[str, Path], folder: Path, **options: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """result.json and samples of a model beside a copy of itself."""
+    chosen = {"base": models["base"], "copy": models["base"]}
+    bundle = bundles.make_bundle(folder / "bundle", chosen, **options)
+    run(bundle, folder / "out")
+    with np.load(folder / "out/copy/samples.npz", allow_pickle=False) as samples:
+        return result(folder / "out", "copy"), {name: samples[name] for name in samples.files}
+
+
+def test_a_missed_limit_is_measured_again_in_fresh_processes(
+    bundles: ModuleType, models: dict[str, Path], tmp_path: Path
+) -> None:
+    found, samples = measured_alone(
+        bundles,
+        models,
+        tmp_path,
+        processes=6,
+        pairs=1,
+        confirm=True,
+        # No model is a tenth of its own speed: the limit is missed both times.
+        limits={"latency_ratio": {"min": None, "max": 0.1}},
+    )
+    assert found["evidence"]["confirmation"]["missed_again"] is True
+    assert len(found["cold"]) == 12
+    assert samples["block_process"].tolist() == [p for p in range(12) for _ in range(2)]
+    assert samples["block_phase"].tolist() == [0] * 12 + [1] * 12
+
+
+def test_a_met_limit_is_not(bundles: ModuleType, models: dict[str, Path], tmp_path: Path) -> None:
+    limits = {"latency_ratio": {"min": None, "max": 100.0}}
+    options: dict[str, Any] = {"processes": 6, "pairs": 1, "confirm": True, "limits": limits}
+    found, samples = measured_alone(bundles, models, tmp_path, **options)
+    assert "confirmation" not in found["evidence"]
+    assert set(samples["block_phase"].tolist()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("options", "processes", "why"),
+    [
+        ({"half_width": 0.99, "max_processes": 9}, 6, "precise enough"),
+        ({"half_width": 1e-9, "max_processes": 7}, 7, "the most processes"),
+        ({"half_width": 1e-9, "max_processes": 99, "time_cap_s": 0.001}, 6, "the time cap"),
+        ({}, 6, "all processes"),
+    ],
+)
+def test_it_stops_on_precision_or_at_a_cap(
+    bundles: ModuleType,
+    models: dict[str, Path],
+    tmp_path: Path,
+    options: dict[str, Any],
+    processes: int,
+    why: str,
+) -> None:
+    found, samples = measured_alone(bundles, models, tmp_path, processes=6, pairs=1, **options)
+    assert found["evidence"]["stopped"] == why
+    assert len(found["cold"]) == processes
+    assert samples["block_process"].max() == processes - 1
+
+
+def test_larger_batches_are_timed(
+    bundles: ModuleType, models: dict[str, Path], tmp_path: Path
+) -> None:
+    chosen = {"base": models["base"], "fixed-8": models["fixed-8"]}
+    bundle = bundles.make_bundle(tmp_path / "bundle", chosen, batch=8)
+    run(bundle, tmp_path / "out")
+    found = result(tmp_path / "out", "fixed-8")
+    assert (found["status"], found["evidence"]["batch"]) == ("measured", 8)
+    assert found["evidence"]["recheck_max_abs_difference"] < 1e-5
+
+
+def test_what_ran_is_evidence(bundles: ModuleType, models: dict[str, Path], tmp_path: Path) -> None:
+    found, _ = measured_alone(bundles, models, tmp_path, inspect=True)
+    inspection = found["evidence"]["inspection"]
+    assert set(inspection["nodes"]) == {"CPUExecutionProvider"}
+    assert sum(inspection["nodes"]["CPUExecutionProvider"].values()) > 0
+    assert inspection["integer_operators"] == {}
 
 
 def test_outputs_are_those_of_the_runtime(
@@ -221,6 +303,15 @@ PROBLEMS = {
     "libsomething.so.9: cannot open shared object file",
     "out-of-memory": "the device ran out of memory",
     "fails-later": "line one line two",
+    "fails-when-timed": "ONNX Runtime failed inside the timed phase: the device fell off the bus",
+    "dies-when-timed": "was killed (SIGKILL) while warming up: most likely the device ran out of",
+    "clock-goes-back": "cannot be timed: the device's clock went back by 9",
+    "another-shape": "output 'y' has shape [3] an example, and had [4] before",
+    "another-shape-when-timed": "an answer inside the timed phase has shape [1, 3], the same input",
+}
+DOUBTS = {
+    "leaks": "it leaks memory",
+    "throttles": "the device slowed itself down in 4 of 4 blocks of a process",
 }
 
 
@@ -231,8 +322,10 @@ def troubled(
     """The results of a run in which most models cannot be measured."""
     folder = tmp_path_factory.mktemp("troubled")
     chosen = {name: models.get(name, models["small"]) for name in PROBLEMS}
-    chosen = {"base": models["base"], **chosen, "log": models["log"], "after": models["fixed-1"]}
-    bundle = bundles.make_bundle(folder / "bundle", chosen, processes=1, pairs=1)
+    doubtful = dict.fromkeys(DOUBTS, models["small"])
+    chosen = {"base": models["base"], **chosen, **doubtful, "log": models["log"]}
+    chosen["after"] = models["fixed-1"]
+    bundle = bundles.make_bundle(folder / "bundle", chosen, processes=1, pairs=2)
     run(bundle, folder / "out", command=FAULTY)
     return folder
 
@@ -244,6 +337,13 @@ def test_model_that_cannot_be_measured_says_why(troubled: Path, name: str) -> No
     assert failed["problem"].startswith(PROBLEMS[name])
     assert "\n" not in failed["problem"]
     assert [p.name for p in (troubled / "out" / name).iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("name", DOUBTS)
+def test_measurement_that_is_no_evidence_says_why(troubled: Path, name: str) -> None:
+    found = result(troubled / "out", name)
+    assert (found["status"], found["valid"]) == ("measured", False)
+    assert DOUBTS[name] in " ".join(found["invalid_reasons"])
 
 
 def test_the_others_go_on(troubled: Path) -> None:
@@ -285,6 +385,18 @@ def test_wrong_answers_while_being_timed_are_no_evidence(
     assert found["invalid_reasons"] == [
         "the outputs inside the timed phase differ from those outside it (by 0.01)"
     ]
+
+
+def test_remembered_answers_are_no_evidence(
+    bundles: ModuleType, models: dict[str, Path], tmp_path: Path
+) -> None:
+    chosen = {"base": models["base"], "remembers": models["small"]}
+    bundle = bundles.make_bundle(tmp_path / "bundle", chosen, processes=6, pairs=1)
+    run(bundle, tmp_path / "out", command=FAULTY)
+    found = result(tmp_path / "out", "remembers")
+    assert found["valid"] is False
+    assert found["invalid_reasons"][0].endswith("answers are remembered")
+    assert result(tmp_path / "out", "base")["valid"] is True
 
 
 def test_provider_that_is_silently_left_out_is_no_evidence(

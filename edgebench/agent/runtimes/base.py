@@ -3,55 +3,82 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
+
+    # One array for each input of the model, in its order, batch first: [B, ...].
+    Feed = Tuple[NDArray[Any], ...]
+    # One array for each output: floats as float32, all else as the model gives it.
+    Answer = Tuple[NDArray[Any], ...]
+
+
+class TensorSpec:
+    """An input or output of a model.
+
+    `dtype` is numpy's name for it, `shape` has None where a size is free.
+    """
+
+    def __init__(self, name: str, dtype: str, shape: List[Optional[int]]) -> None:
+        self.name = name
+        self.dtype = dtype
+        self.shape = shape
 
 
 class Query:
-    """One query at batch 1, with its buffers bound once.
+    """One query of a fixed batch, with its buffers bound once.
 
-    `write` puts a float32 example [...] into the input buffer, `run` makes one inference and has
-    finished when it returns, `read` gives a copy of the last output as float32 [1, classes].
+    `write` puts a feed into the input buffers, `run` makes one inference and has finished when it
+    returns, `read` gives a copy of the last answer. `transfers` says whether `run` copies to and
+    from a device; where it does, `run_resident` is the same inference without the copies.
     """
 
     def __init__(
         self,
-        write: Callable[[NDArray[np.float32]], None],
+        write: Callable[[Feed], None],
         run: Callable[[], Any],
-        read: Callable[[], NDArray[np.float32]],
+        read: Callable[[], Answer],
+        *,
+        transfers: bool = False,
+        run_resident: Optional[Callable[[], Any]] = None,
     ) -> None:
         self.write = write
         self.run = run
         self.read = read
+        self.transfers = transfers
+        self.run_resident = run_resident
 
 
 class Model(ABC):
-    """A loaded model with one input.
+    """A loaded model.
 
-    `providers` are those that really serve it, `fixed_batch` is its batch size where it takes no
-    other, `output_name` is what it calls its output.
+    `providers` are those that really serve it; `inputs` and `outputs` in the model's order.
     """
 
-    providers: list[str]
-    fixed_batch: int | None
-    output_name: str
+    providers: List[str]
+    inputs: List[TensorSpec]
+    outputs: List[TensorSpec]
+
+    @property
+    def fixed_batch(self) -> Optional[int]:
+        """The batch size, where the model takes no other."""
+        sizes = [spec.shape[0] for spec in self.inputs if spec.shape]
+        return next((size for size in sizes if size is not None), None)
 
     @abstractmethod
-    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The output for float32 [N, ...]; raises ModelFailedError."""
+    def infer(self, feed: Feed) -> Answer:
+        """The answer to a feed of any batch the model takes; raises ModelFailedError."""
 
     @abstractmethod
-    def bind(self, example: NDArray[np.float32], output: NDArray[np.float32]) -> Query:
-        """A query at batch 1 for examples and outputs shaped like these two."""
+    def bind(self, feed: Feed, answer: Answer) -> Query:
+        """A query for feeds and answers shaped like these two."""
 
 
 class Runtime(ABC):
-    """A way to run models. `package` is what pip calls it.
+    """A way to run models. `package` is what pip calls it, `suffix` how its files end.
 
     `accelerators` are its providers that use more than the processor, best first; `processor` is
     the one that does not.
@@ -60,7 +87,8 @@ class Runtime(ABC):
     name: str
     title: str
     package: str
-    accelerators: tuple[str, ...]
+    suffix: str = ".onnx"
+    accelerators: Tuple[str, ...] = ()
     processor: str
 
     @abstractmethod
@@ -68,11 +96,49 @@ class Runtime(ABC):
         """Its version; raises ImportError where it is not installed."""
 
     @abstractmethod
-    def offered(self) -> list[str]:
+    def offered(self) -> List[str]:
         """The providers it offers on this device."""
 
     @abstractmethod
     def load(
-        self, path: Path, providers: list[str], threads: int, session_config: dict[str, str]
+        self, path: Path, providers: List[str], threads: int, session_config: Dict[str, str]
     ) -> Model:
         """Load a model file; raises ModelFailedError."""
+
+    def inspect(
+        self,
+        path: Path,
+        providers: List[str],
+        threads: int,
+        session_config: Dict[str, str],
+        feed: Feed,
+    ) -> Optional[Inspection]:
+        """What really ran where for a feed, seen in sessions of their own, never timed.
+
+        None where the runtime cannot tell.
+        """
+        del path, providers, threads, session_config, feed
+        return None
+
+
+class Inspection:
+    """What a runtime tells of one inference.
+
+    `nodes`: how many operators ran, by provider and operator, as {provider: {operator: count}}.
+    `integer_operators`: how many of them computed in integers. `unoptimised`: the answer of a
+    session without graph optimisations, where there is such a thing; `optimised`: that of the
+    session as it is measured.
+    """
+
+    def __init__(
+        self,
+        nodes: Dict[str, Dict[str, int]],
+        integer_operators: Dict[str, int],
+        *,
+        optimised: Optional[Answer] = None,
+        unoptimised: Optional[Answer] = None,
+    ) -> None:
+        self.nodes = nodes
+        self.integer_operators = integer_operators
+        self.optimised = optimised
+        self.unoptimised = unoptimised

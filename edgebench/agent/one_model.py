@@ -1,0 +1,287 @@
+"""One model of a plan: its fresh processes, when there are enough of them, and what they leave."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+
+from .device import Watch
+from .energy import EnergyMeter, energy_per_query
+from .errors import ModelFailedError
+from .interval import half_width, median_interval
+from .results import SCHEMA, merge_samples
+from .supervise import run_worker
+from .worker import ENERGY_BEGINS, ENERGY_ENDS
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+    from .remaining import Remaining
+    from .results import Results
+
+    Emit = Callable[[Dict[str, Any]], None]
+
+# MLPerf's TEST04: the same input again may not be answered faster than by a tenth.
+_REMEMBERED = 0.9
+
+
+class Plan:
+    """What all models of a bundle share.
+
+    `runtime` holds the resolved `providers` beside the manifest's options; `locked` tells whether
+    the device's clocks are, so that a change of theirs is an event.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        runtime: Dict[str, Any],
+        cpus: List[int],
+        command: List[str],
+        listener_fd: Optional[int],
+        locked: bool,
+    ) -> None:
+        self.bundle = bundle
+        self.runtime = runtime
+        self.cpus = cpus
+        self.command = command
+        self.listener_fd = listener_fd
+        self.locked = locked
+
+
+class OneModel:
+    """All processes of one model."""
+
+    def __init__(self, plan: Plan, model: Dict[str, Any], results: Results) -> None:
+        self._plan = plan
+        self._model = model
+        self._results = results
+        self._protocol: Dict[str, Any] = plan.bundle.manifest["protocol"]
+        self._raws: List[Dict[str, Any]] = []
+        self._evidence: Dict[str, Any] = {}
+        self._reasons: List[str] = []
+
+    def measure(self, key: str, emit: Emit, clock: Remaining) -> Dict[str, Any]:
+        """Measure it, write its results, and give result.json."""
+        name = self._model["name"]
+        work = self._results.begin(name)
+        start = time.monotonic()
+        watch = Watch(Path("/"), self._plan.cpus)
+        watch.start()
+        problem = None
+        try:
+            self._all_processes(work, emit, clock)
+        except ModelFailedError as error:
+            problem = str(error)
+            clock.skip(self._model, len(self._raws))
+        if problem is None and self._model["timed"]:
+            self._beyond_time(work, emit)
+        changes, happened = watch.stop()
+        if problem is None:
+            os.replace(work / "0" / "outputs.npy", work / "outputs.npy")
+            if self._model["timed"]:
+                files = [work / str(p) / "samples.npz" for p in range(len(self._raws))]
+                merge_samples(files, work / "samples.npz")
+        reasons = [r for raw in self._raws for r in raw["invalid_reasons"]]
+        reasons = list(dict.fromkeys([*reasons, *self._reasons, *happened]))
+        result = {
+            "schema": SCHEMA,
+            "name": name,
+            "key": key,
+            "status": "measured" if problem is None else "failed",
+            "problem": problem,
+            "valid": problem is None and not reasons,
+            "invalid_reasons": reasons,
+            "cold": [raw["cold"] for raw in self._raws if raw["cold"]],
+            "evidence": {
+                **_merged([raw["evidence"] for raw in self._raws]),
+                **self._evidence,
+                "watch": changes,
+            },
+            "seconds": round(time.monotonic() - start, 3),
+        }
+        self._results.finish(name, work, result)
+        return result
+
+    def _all_processes(self, work: Path, emit: Emit, clock: Remaining) -> None:
+        if not self._model["timed"]:
+            self._process(work, "outputs", 0, emit, clock)
+            return
+        self._evidence["stopped"] = self._phase(work, 0, emit, clock)
+        logs = self._log_ratios(0)
+        if not self._protocol["confirm"] or not self._misses(logs):
+            return
+        # What is about to fail gets a second look, in processes of its own.
+        self._evidence["confirmation"] = {"stopped": self._phase(work, 1, emit, clock)}
+        self._evidence["confirmation"]["missed_again"] = self._misses(self._log_ratios(1))
+
+    def _phase(self, work: Path, phase: int, emit: Emit, clock: Remaining) -> str:
+        """Fresh processes until there are enough; says why they are."""
+        protocol = self._protocol
+        started = time.monotonic()
+        for count in range(protocol["max_processes"]):
+            logs = self._log_ratios(phase)
+            wanted, cap = protocol.get("half_width"), protocol.get("time_cap_s")
+            if count >= protocol["processes"]:
+                if wanted is not None and half_width(logs) <= wanted:
+                    return "precise enough"
+                elapsed = time.monotonic() - started
+                if cap is not None and elapsed * (count + 1) / count > cap:
+                    return "the time cap"
+            self._process(work, "time", phase, emit, clock)
+        wanted = protocol.get("half_width")
+        if wanted is not None and half_width(self._log_ratios(phase)) <= wanted:
+            return "precise enough"
+        return "the most processes" if wanted is not None else "all processes"
+
+    def _process(self, work: Path, kind: str, phase: int, emit: Emit, clock: Remaining) -> None:
+        name, index = self._model["name"], len(self._raws)
+        of = self._protocol["processes"] if kind == "time" else 1
+        emit(
+            {
+                "event": "process",
+                "name": name,
+                "process": index,
+                "of": max(of, index + 1),
+                "seconds_left": clock.seconds_left(),
+            }
+        )
+        started = time.monotonic()
+        raw = self._worker(work / str(index), kind, index, phase)
+        self._raws.append({**raw, "phase": phase})
+        clock.took(self._model, time.monotonic() - started, index)
+
+    def _log_ratios(self, phase: int) -> List[float]:
+        return [
+            raw["log_ratio"]
+            for raw in self._raws
+            if raw["phase"] == phase and raw.get("log_ratio") is not None
+        ]
+
+    def _misses(self, logs: List[float]) -> bool:
+        """Whether the whole interval of the latency ratio lies beyond the model's limit."""
+        limit = self._model.get("limits", {}).get("latency_ratio", {})
+        found = median_interval(logs)
+        if found is None:
+            return False
+        least, most = limit.get("min"), limit.get("max")
+        return (most is not None and math.exp(found.low) > most) or (
+            least is not None and math.exp(found.high) < least
+        )
+
+    def _beyond_time(self, work: Path, emit: Emit) -> None:
+        """What is looked at in sessions of its own, so that a crash there costs nothing."""
+        del emit
+        same = [
+            raw["evidence"]["same_input_ratio"]
+            for raw in self._raws
+            if raw["evidence"]["same_input_ratio"] is not None
+        ]
+        interval = median_interval(same)
+        if interval is not None and interval.high < _REMEMBERED:
+            self._reasons.append(
+                f"the same input again is answered in {interval.high:.0%} of the time of a new "
+                "one: answers are remembered"
+            )
+        if self._protocol["inspect"]:
+            self._evidence["inspection"] = self._aside(work, "inspect", self._inspection)
+        if self._protocol["energy_s"] > 0:
+            self._evidence["energy"] = self._aside(work, "energy", self._energy)
+
+    def _aside(
+        self, work: Path, kind: str, do: Callable[[Path, str], Optional[Dict[str, Any]]]
+    ) -> Optional[Dict[str, Any]]:
+        try:
+            return do(work / kind, kind)
+        except ModelFailedError as error:
+            return {"problem": str(error)}
+
+    def _inspection(self, out: Path, kind: str) -> Optional[Dict[str, Any]]:
+        raw = self._worker(out, kind, 0, 0)
+        self._reasons += raw["invalid_reasons"]
+        found: Optional[Dict[str, Any]] = raw["inspection"]
+        return found
+
+    def _energy(self, out: Path, kind: str) -> Optional[Dict[str, Any]]:
+        """The energy of a query over a window, that of the idle device subtracted."""
+        meter = EnergyMeter(Path("/"))
+        if not meter.sensors:
+            return None
+        meter.start()
+        time.sleep(self._protocol["idle_s"])
+        idle = meter.stop()
+        run = None
+
+        def on_phase(phase: str) -> None:
+            nonlocal run
+            if phase == ENERGY_BEGINS:
+                meter.start()
+            elif phase == ENERGY_ENDS:
+                run = meter.stop()
+
+        raw = self._worker(out, kind, 0, 0, on_phase)
+        if run is None or idle is None:
+            return None
+        return {
+            "run": run,
+            "idle": idle,
+            "queries": raw["queries"],
+            "energy_mj": energy_per_query(run, idle, raw["queries"]),
+        }
+
+    def _worker(
+        self,
+        out: Path,
+        kind: str,
+        process: int,
+        phase: int,
+        on_phase: Optional[Callable[[str], None]] = None,
+    ) -> Dict[str, Any]:
+        plan, bundle = self._plan, self._plan.bundle
+        out.mkdir()
+        inner = self._raws[0]["evidence"].get("inner") if self._raws else None
+        job = {
+            "kind": kind,
+            "model": str(bundle.path(self._model["file"])),
+            "base": str(bundle.path(bundle.base["file"])),
+            "inputs": [str(bundle.path(entry["file"])) for entry in bundle.manifest["inputs"]],
+            "answers": bundle.manifest["answers"],
+            "runtime": plan.runtime,
+            "protocol": self._protocol,
+            "seed": bundle.manifest["seed"],
+            "outputs": process == 0,
+            "process": process,
+            "phase": phase,
+            "inner": inner,
+            "locked": plan.locked,
+            "cpu": plan.cpus,
+            "out": str(out.resolve()),
+        }
+        limit = self._protocol["timeout_s"]
+        if kind == "energy":
+            limit += self._protocol["energy_s"]
+        return run_worker(plan.command, job, limit, plan.listener_fd, on_phase)
+
+
+def _merged(parts: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """One for all processes: the worst of each, and the first where they cannot differ."""
+    if not parts:
+        return {}
+    merged = dict(parts[0])
+    if "steady" in merged:
+        for key in ("steady", "peak_memory_reset", "hash_randomised"):
+            merged[key] = all(p[key] for p in parts)
+        merged["rechecked"] = sum(p["rechecked"] for p in parts)
+        for key in (
+            "warmup_s",
+            "recheck_max_abs_difference",
+            "timer_resolution_ns",
+            "growth_mib",
+        ):
+            merged[key] = max(p[key] for p in parts)
+        same = sorted(p["same_input_ratio"] for p in parts if p["same_input_ratio"] is not None)
+        merged["same_input_ratio"] = same[len(same) // 2] if same else None
+    return merged

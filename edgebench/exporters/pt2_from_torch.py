@@ -1,0 +1,150 @@
+"""Export a torch module as a program of torch.export, for the torch runtime."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import tempfile
+import warnings
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebench.agent.errors import ModelFailedError
+from edgebench.agent.runtimes.pt2_archive import WEIGHTS, clean_archive, read_parts
+from edgebench.agent.runtimes.torch import Torch
+from edgebench.errors import BuildError, one_line
+from edgebench.training.loop import predict
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Largest difference of the answers, as a share of their spread. It is torch on both sides; on the
+# integer grid of a quantized model a value at the middle of a step may fall to either side.
+FLOAT_TOLERANCE = 1e-4
+INTEGER_TOLERANCE = 0.25
+
+# torch._export.serde.schema.ScalarType: the numbers a weight can be made of.
+_SCALARS = {1: "uint8", 2: "int8", 6: "float16", 7: "float32", 8: "float64"}
+
+
+def export_pt2(module: nn.Module, examples: NDArray[np.float32], destination: Path) -> str:
+    """Write `module` as a .pt2 file with a free batch size; returns what the check saw.
+
+    `examples`: [N, C, H, W], real inputs for tracing and for the comparison. The file holds neither
+    them nor stack traces, which carry paths of the host.
+
+    Raises
+    ------
+    BuildError
+        The module cannot be exported, or the file answers otherwise than the module.
+    """
+    import torch
+
+    from edgebench.training.fake_quant import is_quantized, prepare_for_export
+
+    module = module.eval()
+    quantized = is_quantized(module)
+    traced = deepcopy(module)
+    if quantized:
+        prepare_for_export(traced)
+        _drop_float_weights(traced)
+    # Two examples: a batch of one would be taken for a constant.
+    example = torch.from_numpy(np.ascontiguousarray(examples[:2]))
+    logged = logging.root.manager.disable
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.disable(logging.CRITICAL)
+            program = torch.export.export(
+                traced, (example,), dynamic_shapes=({0: torch.export.Dim("N")},)
+            )
+            torch.export.save(program, buffer)
+    except Exception as error:
+        raise BuildError(
+            "the model cannot be exported with torch.export: "
+            f"{one_line(f'{type(error).__name__}: {error}', 200)}"
+        ) from error
+    finally:
+        logging.disable(logged)
+    with tempfile.TemporaryDirectory(prefix="edgebench-pt2-") as folder:
+        raw = Path(folder) / "program.pt2"
+        raw.write_bytes(buffer.getvalue())
+        try:
+            cleaned = clean_archive(raw)
+        except ModelFailedError as error:
+            raise BuildError(f"the model's program has no plain form: {error}") from error
+    destination.write_bytes(cleaned)
+    return _check_parity(module, destination, examples, quantized=quantized)
+
+
+def _drop_float_weights(module: nn.Module) -> None:
+    """Leave out the floats that integers replace; a program keeps them, used or not."""
+    for part in module.modules():
+        if "weight_int8" in dict(part.named_buffers(recurse=False)):
+            part.register_parameter("weight", None)
+
+
+def _check_parity(
+    module: nn.Module, path: Path, examples: NDArray[np.float32], *, quantized: bool
+) -> str:
+    import torch
+
+    wanted = predict(module, torch.from_numpy(np.ascontiguousarray(examples))).numpy()
+    threads = torch.get_num_threads()
+    try:
+        loaded = Torch().load(path, ["cpu"], threads, {})
+        whole, single = loaded.infer((examples,))[0], loaded.infer((examples[:1],))[0]
+    except ModelFailedError as error:
+        raise BuildError(f"the exported program does not run: {error}") from error
+    if whole.shape != wanted.shape:
+        raise BuildError(f"the program answers {whole.shape}, the module {wanted.shape}")
+    spread = float(wanted.std()) or 1.0
+    gaps = [whole - wanted, single - wanted[:1]]
+    gap = max(float(np.abs(g).max()) for g in gaps)
+    tolerance = INTEGER_TOLERANCE if quantized else FLOAT_TOLERANCE
+    judged = [float(np.sqrt(np.mean(g**2))) for g in gaps] if quantized else [gap]
+    if not all(one <= tolerance * spread for one in judged):
+        raise BuildError(
+            f"the program's answers differ from the module's by up to {gap:.3g} "
+            f"(spread {spread:.3g})"
+        )
+    return f"exported program within {gap:.2g} of the module on {len(examples)} examples"
+
+
+def count_pt2_parameters(path: Path) -> tuple[int, int]:
+    """How many numbers the weights of a .pt2 file hold, and how many of them are zero.
+
+    Weights are the parameters, and int8 buffers, which quantized layers keep theirs in; statistics
+    of batch normalisation and scales are none. Raises BuildError.
+    """
+    try:
+        parts = read_parts(path)
+        entries = json.loads(parts[WEIGHTS])["config"].values()
+        # Two names may share one tensor.
+        files = {e["path_name"]: e for e in entries if _is_weight(e)}
+        total = zeros = 0
+        for name, entry in files.items():
+            values = np.frombuffer(parts[f"data/weights/{name}"], dtype=_dtype(entry))
+            count = math.prod(size["as_int"] for size in entry["tensor_meta"]["sizes"])
+            total += count
+            zeros += int(count - np.count_nonzero(values[:count]))
+    except (ModelFailedError, KeyError, ValueError, TypeError) as error:
+        raise BuildError(f"the weights of {path.name} cannot be counted: {error}") from error
+    return total, zeros
+
+
+def _is_weight(entry: dict[str, Any]) -> bool:
+    dtype = _dtype(entry)
+    return entry["is_param"] or (dtype == "int8" and bool(entry["tensor_meta"]["sizes"]))
+
+
+def _dtype(entry: dict[str, Any]) -> str:
+    # The rest (integers that count batches, say) is never a weight.
+    return _SCALARS.get(entry["tensor_meta"]["dtype"], "uint8")

@@ -1,0 +1,101 @@
+"""MLPerf's load generator on queries whose length is known."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+
+import numpy as np
+import pytest
+
+from edgebench.agent.errors import ModelFailedError
+from edgebench.agent.runtimes.base import Query
+from edgebench.agent.scenarios.loadgen import LOGS, Load, drive, read_detail, read_trace
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("mlperf_loadgen") is None, reason="mlcommons-loadgen is not installed"
+)
+SLEEP_MS = 20.0
+FEEDS = [(np.array([[i], [i + 0.5]], dtype="float32"),) for i in range(3)]
+
+
+def load(scenario: str, **settings) -> Load:
+    return Load(
+        scenario,
+        **{"seconds": 0.0, "queries": 12, "call_ns": SLEEP_MS * 1e6, "batch": 1} | settings,
+    )
+
+
+def sleeping(seen: list | None = None) -> Query:
+    def write(feed):
+        if seen is not None:
+            seen.append([array.copy() for array in feed])
+
+    return Query(write, lambda: time.sleep(SLEEP_MS / 1e3), lambda: ())
+
+
+def test_its_latency_of_a_query_is_ours(tmp_path):
+    feeds = [(np.zeros((1, 1), dtype="float32"),)] * 3
+    timeline, said = drive(sleeping(), feeds, load("single-stream"), seeds=(1, 2, 3), out=tmp_path)
+    ours_ms = (np.array(timeline.end_ns) - np.array(timeline.scheduled_ns)) / 1e6
+    assert said["queries"] == len(ours_ms) == said["agreement"]["queries"]
+    assert said["percentiles_ms"]["50"] == pytest.approx(np.median(ours_ms), abs=SLEEP_MS / 4)
+    assert 0 <= said["agreement"]["median_difference_ns"] < SLEEP_MS * 1e6 / 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(LOGS)
+
+
+def test_its_server_counts_from_when_a_query_was_due_and_so_do_we(tmp_path):
+    feeds = [(np.zeros((1, 1), dtype="float32"),)] * 3
+    # Four times as many as it can serve: the queue grows, and with it every latency.
+    settings = load("server", qps=4e3 / SLEEP_MS, target_latency_ms=SLEEP_MS)
+    timeline, said = drive(sleeping(), feeds, settings, seeds=(1, 2, 3), out=tmp_path)
+    ours_ms = (np.array(timeline.end_ns) - np.array(timeline.scheduled_ns)) / 1e6
+    service_ms = (np.array(timeline.end_ns) - np.array(timeline.start_ns)) / 1e6
+    assert said["validity"] == "INVALID"
+    assert ours_ms[-1] > 4 * service_ms[-1]
+    assert said["agreement"]["queries"] == len(ours_ms)
+    assert abs(said["agreement"]["median_difference_ns"]) < SLEEP_MS * 1e6 / 4
+
+
+def test_the_same_seeds_give_the_same_arrivals(tmp_path):
+    feeds = [(np.zeros((1, 1), dtype="float32"),)] * 3
+    gaps = []
+    for number, seeds in enumerate([(1, 2, 3), (1, 2, 3), (1, 2, 4)]):
+        settings = load("server", qps=100.0, target_latency_ms=SLEEP_MS)
+        out = tmp_path / str(number)
+        out.mkdir()
+        query = Query(lambda feed: None, lambda: time.sleep(1e-4), lambda: ())
+        timeline, _ = drive(query, feeds, settings, seeds=seeds, out=out)
+        gaps.append(np.diff(timeline.scheduled_ns) / 1e6)
+    # The clock's own unevenness is far below the 10 ms between arrivals.
+    assert np.median(abs(gaps[0] - gaps[1])) < 1 < np.median(abs(gaps[0] - gaps[2]))
+
+
+def test_a_batch_holds_just_the_examples_it_asked_for(tmp_path):
+    seen: list = []
+    query = Query(lambda feed: seen.append(feed[0].copy()), lambda: time.sleep(1e-4), lambda: ())
+    settings = load("multi-stream", samples=4, batch=2)
+    drive(query, FEEDS, settings, seeds=(1, 2, 3), out=tmp_path)
+    assert all(batch.shape == (2, 1) for batch in seen)
+    assert set(np.concatenate(seen).ravel().tolist()) <= {0.0, 0.5, 1.0, 1.5, 2.0, 2.5}
+
+
+def test_a_query_that_fails_ends_the_run_and_not_the_process(tmp_path):
+    def dies() -> None:
+        raise ModelFailedError("out of luck")
+
+    query = Query(lambda feed: None, dies, lambda: ())
+    with pytest.raises(ModelFailedError, match="failed under LoadGen: out of luck"):
+        drive(query, FEEDS, load("offline", batch=2), seeds=(1, 2, 3), out=tmp_path)
+
+
+def test_a_damaged_detail_log_gives_what_can_be_read():
+    text = ':::MLLOG {"key": "result_validity", "value": "VALID"}\n:::MLLOG {"key": nothing\nx\n'
+    assert read_detail(text) == {"percentiles_ms": {}, "validity": "VALID"}
+
+
+def test_a_query_of_several_samples_ends_with_the_last_of_them(tmp_path):
+    line = '"sample_seq":{},"query_seq":0,"sample_idx":1,"issue_start_ns":{},"complete_ns":{}'
+    text = "\n".join(line.format(i, 50, done) for i, done in enumerate([700, 900, 800]))
+    (tmp_path / "trace").write_text(text)
+    assert read_trace(tmp_path / "trace") == {0: (50, 900)}
