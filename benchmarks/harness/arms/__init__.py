@@ -1,0 +1,1 @@
+"""The processes in which the rules of other tools time one model each."""

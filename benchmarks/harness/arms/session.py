@@ -1,0 +1,33 @@
+"""The session that a rule of another tool times: ONNX Runtime, one thread, one input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.harness.delays import delayed
+
+
+def query(delay: str | None = None) -> Callable[[], object]:
+    """`session.run` on the model, inputs and delay that the environment names.
+
+    The others call `run` with a dictionary, as their packages do; the agent binds its buffers.
+    """
+    import numpy as np
+    import onnxruntime
+
+    options: Any = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session: Any = onnxruntime.InferenceSession(
+        os.environ["HARNESS_MODEL"], options, providers=["CPUExecutionProvider"]
+    )
+    inputs = np.load(os.environ["HARNESS_INPUTS"], allow_pickle=False)
+    feed = {session.get_inputs()[0].name: np.ascontiguousarray(inputs[:1])}
+    names = [output.name for output in session.get_outputs()]
+
+    def run() -> object:
+        return session.run(names, feed)
+
+    return delayed(run, delay or os.environ["HARNESS_DELAY"])

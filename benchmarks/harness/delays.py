@@ -1,0 +1,78 @@
+"""Makes a query slower by a known time: a spin, or a stall now and then.
+
+Workers import this, so it needs nothing beyond Python.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import repeat
+from statistics import median
+
+Run = Callable[[], object]
+
+# Below this, reading the clock (some 50 ns, twice at least) is too coarse a way to wait.
+CLOCKED_FROM_NS = 4000.0
+_ROUNDS, _CALLS = 100, 20
+_MANY = 200
+
+
+def delayed(run: Run, spec: str) -> Run:
+    """`run` made slower as `spec` says.
+
+    `spin:NS`: every call by NS nanoseconds; `none`: not at all.
+    """
+    kind, _, number = spec.partition(":")
+    if kind == "none":
+        return run
+    if kind != "spin":
+        raise ValueError(f"no such delay: {spec}")
+    ns = float(number)
+    return clocked_spin(run, ns) if ns >= CLOCKED_FROM_NS else counted_spin(run, ns)
+
+
+def clocked_spin(run: Run, ns: float) -> Run:
+    """`run`, then a busy wait until `ns` nanoseconds have passed by the clock."""
+    clock, length = time.perf_counter_ns, round(ns)
+
+    def slower() -> None:
+        run()
+        end = clock() + length
+        while clock() < end:
+            pass
+
+    return slower
+
+
+def counted_spin(run: Run, ns: float) -> Run:
+    """`run`, then so many turns of an empty loop as take `ns` nanoseconds, by calibration.
+
+    It is calibrated on `run` itself: after it the processor's caches are as they will be.
+    """
+    fixed = _added_ns(run, _with_turns(run, 0))
+    turn = (_added_ns(run, _with_turns(run, _MANY)) - fixed) / _MANY
+    return _with_turns(run, max(0, round((ns - fixed) / max(turn, 0.1))))
+
+
+def _with_turns(run: Run, turns: int) -> Run:
+    def slower() -> None:
+        run()
+        for _ in repeat(None, turns):
+            pass
+
+    return slower
+
+
+def _added_ns(run: Run, slower: Run) -> float:
+    """How much longer a call of `slower` takes: the median over pairs of short series."""
+    differences = []
+    for _ in repeat(None, _ROUNDS):
+        took = []
+        for each in (run, slower):
+            start = time.perf_counter_ns()
+            for _ in repeat(None, _CALLS):
+                each()
+            took.append(time.perf_counter_ns() - start)
+        differences.append((took[1] - took[0]) / _CALLS)
+    return median(differences)

@@ -1,0 +1,152 @@
+"""One measurement by the real agent: a bundle on disk, fresh worker processes, raw samples back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.models import Subject, examples
+from edgebench import __version__
+from edgebench.agent.bundle import sha256_of
+from edgebench.agent.plan import run_plan
+from edgebench.compare import latency_ratio
+from edgebench.pipeline.results import read_samples
+from edgebench.protocol import Protocol
+from edgebench.records import Estimate
+
+EXAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the agent found of one model beside base: the latency ratio, and how it came about.
+
+    `base_us` is the median query of base; `processes` how many were started; `stopped` why no more.
+    """
+
+    ratio: Estimate
+    base_us: float
+    seconds: float
+    processes: int
+    valid: bool
+    steady: bool
+    reasons: tuple[str, ...]
+    stopped: str | None
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            **asdict(self),
+            "ratio": self.ratio.model_dump(mode="json"),
+            "reasons": list(self.reasons),
+        }
+
+
+class NoMeasurementError(Exception):
+    """The agent gave no result; the text says why."""
+
+
+def write_bundle(
+    folder: Path,
+    subject: Subject,
+    names: Sequence[str],
+    protocol: Protocol,
+    *,
+    seed: int,
+    cpu: int,
+    timed: Sequence[str] | None = None,
+    scenarios: Sequence[dict[str, Any]] = (),
+) -> Path:
+    """A bundle with the same file under each of `names` (one of them `base`)."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "models").mkdir(parents=True)
+    array = examples(subject, EXAMPLES)
+    np.save(folder / "inputs.npy", array)
+    entries = []
+    for name in names:
+        path = folder / "models" / f"{name}.onnx"
+        subject.write(path)
+        entries.append(
+            {
+                "name": name,
+                "file": f"models/{name}.onnx",
+                "sha256": sha256_of(path),
+                "bytes": path.stat().st_size,
+                "timed": name in (timed or names),
+            }
+        )
+    settings = {**protocol.model_dump(mode="json"), "cpu": [cpu]}
+    if scenarios:
+        settings["scenarios"] = list(scenarios)
+    manifest = {
+        "schema": "edgebench.bundle/1",
+        "run_id": f"harness-{seed}",
+        "edgebench_version": __version__,
+        "seed": seed,
+        "runtime": {
+            "name": "onnxruntime",
+            "providers": ["CPUExecutionProvider"],
+            "threads": 1,
+            "session_config": {},
+        },
+        "protocol": settings,
+        "inputs": [
+            {
+                "name": "x",
+                "file": "inputs.npy",
+                "sha256": sha256_of(folder / "inputs.npy"),
+                "shape": list(array.shape),
+                "dtype": "float32",
+            }
+        ],
+        "answers": "any",
+        "models": entries,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return folder
+
+
+def measure(
+    bundle: Path, out: Path, command: Sequence[str] | None = None
+) -> tuple[dict[str, Measured], dict[str, Any]]:
+    """Run the bundle's plan into the folder `out`; gives what was found by model, and the device.
+
+    `command` starts a worker other than the agent's own.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    start = time.monotonic()
+    run_plan(bundle, out, lambda event: None, command=list(command) if command else None)
+    wall = time.monotonic() - start
+    device = json.loads((out / "device.json").read_text(encoding="utf-8"))
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    timed = [m["name"] for m in manifest["models"] if m["timed"]]
+    results = {n: json.loads((out / n / "result.json").read_text(encoding="utf-8")) for n in timed}
+    # Probing the device and unpacking belong to the cost too.
+    shared = (wall - sum(r["seconds"] for r in results.values())) / len(results)
+    return {n: _found(out / n, r, r["seconds"] + shared) for n, r in results.items()}, device
+
+
+def _found(folder: Path, result: dict[str, Any], seconds: float) -> Measured:
+    if result["status"] != "measured":
+        raise NoMeasurementError(f"{result['name']}: {result['problem']}")
+    samples = read_samples(folder / "samples.npz")
+    ratio = latency_ratio(samples)
+    if ratio.point is None or ratio.low is None or ratio.high is None:
+        raise NoMeasurementError(f"{result['name']}: no interval ({ratio.method})")
+    return Measured(
+        ratio=ratio,
+        base_us=float(np.median(samples.of_arm(0))) / 1e3,
+        seconds=round(seconds, 3),
+        processes=len(result["cold"]),
+        valid=result["valid"],
+        steady=result["evidence"].get("steady") is True,
+        reasons=tuple(result["invalid_reasons"]),
+        stopped=result["evidence"].get("stopped"),
+    )
