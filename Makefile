@@ -49,10 +49,10 @@ check: install
 
 bench: install
 	$(BIN)/python -m pytest benchmarks/speed --benchmark-only --benchmark-columns=median,iqr,rounds
-	$(BIN)/python benchmarks/harness/timer_overhead.py
+	$(BIN)/python -m benchmarks.harness --only truth --model identity,lenet --trials 1 --out .benchmarks/truth
 
 proof: install
-	$(BIN)/python -m benchmarks.harness
+	$(BIN)/python -m benchmarks.harness --out runs/proof --report reports/harness
 
 clean:
 	rm -rf $(VENV) $(AGENT_VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

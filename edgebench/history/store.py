@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -99,6 +100,39 @@ class History:
             query = query.where(Run.target == target)
         with reading(self._engine) as connection, Session(connection) as session:
             return [_summary(row) for row in session.scalars(query)]
+
+    def records(
+        self,
+        *,
+        recipe: str | None = None,
+        model: str | None = None,
+        target: str | None = None,
+        limit: int = 200,
+    ) -> tuple[tuple[RunRecord, ...], int]:
+        """The `limit` newest runs as they were, oldest first, and how many could not be read.
+
+        Only those of `recipe`, `model` and `target` if given. A record of another version of
+        edgebench is left out and counted.
+        """
+        from sqlalchemy import select
+        from sqlalchemy.orm import Session
+
+        from edgebench.history.tables import Run
+
+        if limit < 1:
+            raise UsageError(f"the limit must be 1 or more runs, not {limit}")
+        query = select(Run.record).order_by(Run.created.desc(), Run.run_id.desc()).limit(limit)
+        for column, wanted in ((Run.recipe, recipe), (Run.model, model), (Run.target, target)):
+            if wanted is not None:
+                query = query.where(column == wanted)
+        with reading(self._engine) as connection, Session(connection) as session:
+            texts = session.scalars(query).all()
+        records = []
+        for text in reversed(texts):
+            # A record that is no longer understood must not hide all others.
+            with suppress(ValidationError):
+                records.append(RunRecord.model_validate_json(text))
+        return tuple(records), len(texts) - len(records)
 
     def get(self, run_id: str) -> tuple[RunRecord, Path]:
         """The record and the folder of the run called `run_id`, or whose id begins so.
