@@ -44,7 +44,10 @@ def judge_gate(gate: Gate, estimate: Estimate | None, *, floor: float = 0.0) -> 
         # The ratio is infinite: it meets any minimum, and no maximum.
         return reason("GO" if gate.max is None else "NO-GO", f"{gate.metric}: {estimate.method}")
     if estimate.point is None or estimate.low is None or estimate.high is None:
-        return reason("INCONCLUSIVE", f"{gate.metric} has no interval ({estimate.method})")
+        # A server that cannot keep up has a queue that grows for ever: no limit holds for long.
+        endless = estimate.method.startswith("cannot keep up")
+        verdict: Verdict = "NO-GO" if endless else "INCONCLUSIVE"
+        return reason(verdict, f"{gate.metric} has no interval ({estimate.method})")
     shown = _shown(estimate)
     meets, misses = True, False
     if gate.max is not None:

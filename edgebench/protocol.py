@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgebench.errors import RecipeError, UnknownNameError
+from edgebench.scenario import Scenario, resolve_scenarios
 from edgebench.validation import validated
 
 
@@ -70,6 +71,9 @@ class Protocol(BaseModel):
     )
     idle_s: float = Field(10.0, gt=0, le=3600, description="idle window that energy is told from")
     batch: int = Field(1, ge=1, le=65536, description="examples in a timed query")
+    scenarios: tuple[Scenario, ...] = Field(
+        (), description="how queries arrive, each measured by itself; see docs/scenarios.md"
+    )
     outputs_batch: int = Field(64, ge=1, le=65536, description="batch for the untimed outputs")
     timeout_s: float = Field(120.0, gt=0, le=86400, description="limit for one process")
     cpu: list[int] | None = Field(None, description="processors to pin to; none: the agent's pick")
@@ -139,4 +143,7 @@ def resolve_protocol(value: str | dict[str, Any], *, where: str) -> Protocol:
     if isinstance(asked, int) and "max_processes" not in settings:
         fixed = merged["half_width"] is None
         merged["max_processes"] = asked if fixed else max(asked, merged["max_processes"])
-    return validated(Protocol, merged, RecipeError, where=where, noun="protocol")
+    listed = merged.pop("scenarios")
+    protocol = validated(Protocol, merged, RecipeError, where=where, noun="protocol")
+    scenarios = resolve_scenarios(listed, profile=profile, batch=protocol.batch, where=where)
+    return protocol.model_copy(update={"scenarios": scenarios})

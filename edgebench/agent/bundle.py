@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import AgentError, is_storage_fault, one_line
+from .scenarios.check import scenario_problem
 
 SCHEMA = "edgebench.bundle/1"
 
@@ -221,6 +222,9 @@ def _check_protocol(protocol: dict[str, Any]) -> None:
         value = protocol.get(key)
         if value is not None and not (_is(value, _NUMBER) and 0 < value < math.inf):
             raise _refuse(f"protocol.{key}: {value!r} is neither null nor a positive number")
+    wrong = scenario_problem(protocol.setdefault("scenarios", []))
+    if wrong is not None:
+        raise _refuse(f"protocol.scenarios{wrong}")
     cpu = protocol.get("cpu")
     if cpu is not None and not (
         isinstance(cpu, list) and cpu and all(_is(c, int) and c >= 0 for c in cpu)

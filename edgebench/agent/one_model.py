@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
-from .device import Watch
+from .device import Watch, pick_cpus
 from .energy import EnergyMeter, energy_per_query
 from .errors import ModelFailedError
 from .interval import half_width, median_interval
 from .results import SCHEMA, merge_samples
+from .scenarios.jobs import measure_scenarios, scenario_seconds
 from .supervise import run_worker
 from .worker import ENERGY_BEGINS, ENERGY_ENDS
 
@@ -77,8 +78,10 @@ class OneModel:
         except ModelFailedError as error:
             problem = str(error)
             clock.skip(self._model, len(self._raws))
+        scenarios: List[Dict[str, Any]] = []
         if problem is None and self._model["timed"]:
             self._beyond_time(work, emit)
+            scenarios = self._scenarios(work, emit, clock)
         changes, happened = watch.stop()
         if problem is None:
             os.replace(work / "0" / "outputs.npy", work / "outputs.npy")
@@ -101,6 +104,7 @@ class OneModel:
                 **self._evidence,
                 "watch": changes,
             },
+            **({"scenarios": scenarios} if scenarios else {}),
             "seconds": round(time.monotonic() - start, 3),
         }
         self._results.finish(name, work, result)
@@ -232,6 +236,32 @@ class OneModel:
             "energy_mj": energy_per_query(run, idle, raw["queries"]),
         }
 
+    def _scenarios(self, work: Path, emit: Emit, clock: Remaining) -> List[Dict[str, Any]]:
+        """Each scenario of the protocol; one that fails leaves the others."""
+        processes, plan = self._protocol["processes"], self._plan
+
+        def one(out: Path, changes: Dict[str, Any]) -> Dict[str, Any]:
+            spec, process = changes["scenario"], changes["process"]
+            emit(
+                {
+                    "event": "process",
+                    "name": self._model["name"],
+                    "process": process,
+                    "of": processes,
+                    "seconds_left": clock.seconds_left(),
+                }
+            )
+            if spec["threads"] is not None:
+                changes["runtime"] = {**plan.runtime, "threads": spec["threads"]}
+                if self._protocol["cpu"] is None:
+                    changes["cpu"] = pick_cpus(Path("/"), spec["threads"])
+            raw = self._worker(out, "scenario", process, 0, changes=changes)
+            clock.took_scenario(spec)
+            return raw
+
+        specs = self._protocol["scenarios"]
+        return measure_scenarios(work, specs, processes, one) if specs else []
+
     def _worker(
         self,
         out: Path,
@@ -239,6 +269,8 @@ class OneModel:
         process: int,
         phase: int,
         on_phase: Optional[Callable[[str], None]] = None,
+        *,
+        changes: Optional[Dict[str, Any]] = None,
     ) -> Dict[str, Any]:
         plan, bundle = self._plan, self._plan.bundle
         out.mkdir()
@@ -259,10 +291,13 @@ class OneModel:
             "locked": plan.locked,
             "cpu": plan.cpus,
             "out": str(out.resolve()),
+            **(changes or {}),
         }
         limit = self._protocol["timeout_s"]
         if kind == "energy":
             limit += self._protocol["energy_s"]
+        elif kind == "scenario":
+            limit += scenario_seconds(job["scenario"])
         return run_worker(plan.command, job, limit, plan.listener_fd, on_phase)
 
 

@@ -17,6 +17,8 @@ from .errors import AgentError
 
 SCHEMA = "edgebench.result/1"
 FILES = ("samples.npz", "outputs.npy", "result.json")
+# Where the protocol asks for scenarios.
+EXTRA = ("scenarios.npz", "loadgen.zip")
 
 _SCRATCH = ".work"
 _LOCK_WAIT_S = 5.0
@@ -64,6 +66,8 @@ class Results:
         if not isinstance(result, dict) or result.get("schema") != SCHEMA:
             return None
         files = FILES if model["timed"] else FILES[1:]
+        if result.get("scenarios"):
+            files = (*EXTRA[:1], *files)
         whole = all((folder / file).is_file() for file in files)
         fits = result.get("key") == key and result.get("status") == "measured"
         return result if whole and fits else None
@@ -72,7 +76,7 @@ class Results:
         """Forget what is there of a model, and give a folder to work in."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        for file in reversed(FILES):
+        for file in reversed((*EXTRA, *FILES)):
             with contextlib.suppress(FileNotFoundError):
                 (folder / file).unlink()
         work = self.scratch / name
@@ -83,7 +87,7 @@ class Results:
         """Move a model's files into place; result.json comes last."""
         folder = self.folder / name
         if result["status"] == "measured":
-            for file in FILES[:-1]:
+            for file in (*EXTRA, *FILES[:-1]):
                 if (work / file).is_file():
                     os.replace(work / file, folder / file)
         write_json(folder / "result.json", result)

@@ -161,6 +161,10 @@ def _do(work: Work) -> Dict[str, Any]:
         return _inspect(work)
     if kind == "energy":
         return _draw_energy(work)
+    if kind == "scenario":
+        from .scenarios.worker import run_scenario
+
+        return run_scenario(work)
     work.phase("loading")
     model = work.load(work.job["model"])
     work.check_providers(model)

@@ -13,6 +13,7 @@ from edgebench import compare, gate, stats
 from edgebench.errors import EXIT_FAILED, NotMeasuredError
 from edgebench.hashing import value_digest
 from edgebench.metrics.base import Context, Outputs, looks_like_probabilities
+from edgebench.metrics.scenarios import named
 from edgebench.pipeline.folder import RunFolder
 from edgebench.pipeline.results import (
     AgentResult,
@@ -21,6 +22,7 @@ from edgebench.pipeline.results import (
     read_result,
     read_samples,
 )
+from edgebench.pipeline.scenario_results import scenario_results
 from edgebench.recipe import Gate
 from edgebench.records import BuildRecord, Measurement, RunRecord, Stage, Variant
 from edgebench.store import read_json
@@ -132,13 +134,25 @@ def _measured(
             found = stats.median_interval(np.array([getattr(one, name) for one in result.cold]))
             metrics[name] = found.point
             intervals[name] = found
-    own = (folder.results / variant.name).relative_to(folder.path)
+    place = folder.results / variant.name
+    own = place.relative_to(folder.path)
+    scenarios = scenario_results(
+        result.scenarios,
+        place,
+        [] if variant.control else manifest["protocol"]["scenarios"],
+        relative=str(own / "scenarios.npz"),
+    )
+    under_load, comparisons = named(scenarios)
+    intervals |= under_load
+    metrics |= {name: found.point for name, found in under_load.items()}
     return variant.model_copy(
         update={
             "status": "measured",
             "problem": None,
             "metrics": metrics,
             "intervals": intervals,
+            "comparisons": comparisons,
+            "scenarios": scenarios,
             "notes": (*variant.notes, *result.notes),
             "measurement": Measurement.model_validate(
                 {
@@ -171,7 +185,7 @@ def _compared(
     values, intervals = compare.model_metrics(outputs[variant.name])
     metrics = {**variant.metrics, **values}
     intervals = {**variant.intervals, **intervals}
-    comparisons = {}
+    comparisons = dict(variant.comparisons)
     if variant.name in samples:
         latencies, latency_intervals = compare.latency_metrics(samples[variant.name])
         metrics |= latencies

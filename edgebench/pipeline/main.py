@@ -54,7 +54,11 @@ class Job:
     def __post_init__(self) -> None:
         """Everything the recipe names is looked up now, before any work."""
         self.planned = plan_variants(self.recipe)
-        check_gates(self.recipe.gates, where=self.recipe.where)
+        check_gates(
+            self.recipe.gates,
+            where=self.recipe.where,
+            scenarios=self.recipe.protocol.scenarios,
+        )
         check_required(self.recipe, self.require)
 
     def run(self) -> RunRecord:

@@ -9,7 +9,9 @@ from typing import Any
 
 from edgebench.errors import RecipeError, UnknownNameError
 from edgebench.metrics.base import METRICS
+from edgebench.metrics.scenarios import scenario_of
 from edgebench.recipe import Gate, Recipe
+from edgebench.scenario import Scenario
 from edgebench.techniques.base import TECHNIQUES, Options, Technique, TorchTechnique
 from edgebench.validation import validated
 
@@ -60,13 +62,25 @@ def plan_variants(recipe: Recipe) -> tuple[PlannedVariant, ...]:
     return tuple(planned)
 
 
-def check_gates(gates: Sequence[Gate], *, where: str = "recipe") -> None:
-    """Raise UnknownNameError or RecipeError where a gate names no metric that can be judged."""
+def check_gates(
+    gates: Sequence[Gate], *, where: str = "recipe", scenarios: Sequence[Scenario] | None = None
+) -> None:
+    """Raise UnknownNameError or RecipeError where a gate names no metric that can be judged.
+
+    `scenarios` are those that will be measured, where that is known.
+    """
     for gate in gates:
         metric = METRICS.get(gate.metric, where=f"{where}: gates")
         if metric.certainty == "none":
             raise RecipeError(
                 f"'{gate.metric}' has no interval and cannot be a gate", where=f"{where}: gates"
+            )
+        kind = scenario_of(gate.metric)
+        if scenarios is not None and kind and all(kind != one.scenario for one in scenarios):
+            raise RecipeError(
+                f"the gate on '{gate.metric}' needs the scenario {kind}",
+                where=f"{where}: gates",
+                hint=f"add '- {{scenario: {kind}}}' to protocol.scenarios",
             )
 
 

@@ -51,6 +51,8 @@ class AgentResult(BaseModel):
     invalid_reasons: tuple[str, ...]
     cold: tuple[ColdStart, ...]
     evidence: dict[str, Any]
+    # Read by `scenario_results`, which says for each of them what is wrong.
+    scenarios: Any = None
 
     @property
     def notes(self) -> tuple[str, ...]:

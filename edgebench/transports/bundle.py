@@ -30,7 +30,8 @@ what was measured is kept.
 """
 
 _MEMBER = re.compile(
-    r"device\.json|([a-z0-9][a-z0-9._-]*)/(result\.json|samples\.npz|outputs\.npy)"
+    r"device\.json|([a-z0-9][a-z0-9._-]*)/(result\.json|samples\.npz|outputs\.npy"
+    r"|scenarios\.npz|loadgen\.zip)"
 )
 _MAX_MEMBERS = 30_000
 _MAX_BYTES = 8 << 30

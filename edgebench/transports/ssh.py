@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from edgebench.agent.results import EXTRA
 from edgebench.errors import EdgebenchError, NotMeasuredError, UsageError, storage_error
 from edgebench.hashing import file_digest
 from edgebench.target import host_variable
@@ -246,6 +247,7 @@ def _fetch(
     """Bring one model's results here; result.json comes into its place last."""
     name = event["name"]
     names = ["result.json"]
+    extra = EXTRA if timed and event["status"] == "measured" else ()
     if event["status"] == "measured":
         names = ["outputs.npy", *(["samples.npz"] if timed else []), "result.json"]
     try:
@@ -254,13 +256,16 @@ def _fetch(
             there = f"{folder}/results"
             commands = [f'get "{there}/device.json" device.json']
             commands += [f'get "{there}/{name}/{file}" {file}' for file in names]
+            # With a dash before it, sftp goes on where a file is not there.
+            commands += [f'-get "{there}/{name}/{file}" {file}' for file in extra]
             try:
                 connection.transfer(commands, Path(staging))
             except EdgebenchError as error:
                 raise NotMeasuredError(error.what, where=error.where, hint=_GO_ON) from error
             (results / name).mkdir(exist_ok=True)
             os.replace(Path(staging, "device.json"), results / "device.json")
-            for file in names:
+            came = [file for file in extra if Path(staging, file).is_file()]
+            for file in (*came, *names):
                 os.replace(Path(staging, file), results / name / file)
     except OSError as error:
         raise storage_error(error, results) from error

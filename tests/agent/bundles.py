@@ -32,6 +32,7 @@ PROTOCOL = {
     "energy_s": 0.0,
     "idle_s": 10.0,
     "batch": 1,
+    "scenarios": [],
     "outputs_batch": 64,
     "timeout_s": 60.0,
     "cpu": None,

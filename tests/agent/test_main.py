@@ -184,7 +184,7 @@ def test_whole_plan_with_nothing_but_numpy_and_the_runtime(
         pairs=1,
         inspect=True,
         confirm=True,
-        limits={"latency_ratio": {"min": None, "max": 0.1}},
+        limits={"latency_ratio": {"min": None, "max": 0.001}},
     )
     out = tmp_path / "out"
     done = start(

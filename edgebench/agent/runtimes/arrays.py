@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence
 
 from ..errors import ModelFailedError
 
@@ -43,12 +43,18 @@ def _fits(shape: Sequence[int], wanted: Sequence[Optional[int]]) -> bool:
     )
 
 
-def write_into(buffers: Sequence[NDArray[Any]], feed: Feed) -> None:
-    """Copy a feed into the buffers that are bound."""
+def writer(buffers: Sequence[NDArray[Any]]) -> Callable[[Feed], None]:
+    """What copies a feed into the buffers that are bound."""
     import numpy as np
 
-    for buffer, array in zip(buffers, feed):
-        np.copyto(buffer, array, casting="same_kind")
+    def write_one(feed: Feed, copy: Any = np.copyto, only: NDArray[Any] = buffers[0]) -> None:
+        copy(only, feed[0], "same_kind")
+
+    def write_all(feed: Feed) -> None:
+        for buffer, array in zip(buffers, feed):
+            np.copyto(buffer, array, casting="same_kind")
+
+    return write_one if len(buffers) == 1 else write_all
 
 
 def answer_of(arrays: Sequence[Any]) -> Answer:

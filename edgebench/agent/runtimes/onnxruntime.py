@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from ..errors import ModelFailedError, one_line
-from .arrays import answer_of, buffers_for, write_into
+from .arrays import answer_of, buffers_for, writer
 from .base import Inspection, Model, Query, Runtime, TensorSpec
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class _OnnxModel(Model):
         else:
             _bind_inputs(binding, self.inputs, hosts)
         return Query(
-            write=functools.partial(write_into, buffers),
+            write=writer(buffers),
             run=functools.partial(_run, run, copy),
             read=functools.partial(answer_of, results),
             transfers=copy is not None,

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Dict, List
 
 from ..errors import ModelFailedError, one_line
-from .arrays import answer_of, buffers_for, write_into
+from .arrays import answer_of, buffers_for, writer
 from .base import Inspection, Model, Query, Runtime, TensorSpec
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class _OpenVinoModel(Model):
         for index, result in enumerate(results):
             request.set_output_tensor(index, Tensor(result, shared_memory=True))
         return Query(
-            write=functools.partial(write_into, buffers),
+            write=writer(buffers),
             run=functools.partial(_run, request),
             read=functools.partial(answer_of, results),
             transfers=self.providers != [_PROCESSOR],

@@ -7,14 +7,13 @@ https://docs.pytorch.org/docs/stable/generated/torch.compile.html.
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import logging
 import warnings
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from ..errors import ModelFailedError, one_line
-from .arrays import answer_of, buffers_for, write_into
+from .arrays import answer_of, buffers_for, writer
 from .base import Inspection, Model, Query, Runtime, TensorSpec
 from .pt2_archive import clean_archive, operators_of
 
@@ -136,10 +135,10 @@ class _TorchModel(Model):
         hosts = [torch.from_numpy(buffer) for buffer in buffers]
         bound = _OnHost(self._module, hosts)
         if self._device.type == "cpu":
-            return Query(functools.partial(write_into, buffers), bound.run, bound.read)
+            return Query(writer(buffers), bound.run, bound.read)
         there = _OnDevice(self._module, hosts, [tensor.to(self._device) for tensor in hosts])
         return Query(
-            functools.partial(write_into, buffers),
+            writer(buffers),
             there.run,
             there.read,
             transfers=True,
