@@ -66,11 +66,13 @@ def test_the_readmes_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"run", "gate", "bundle", "ingest", "history list"} <= commands
     for command in commands:
         words = command.split()
-        if words[0] in {"run", "gate", "bundle", "ingest", "list", "history", "targets", "report"}:
+        if words[0] in {
+            *("run", "gate", "bundle", "ingest", "list", "history", "targets", "report", "compare")
+        }:
             words = words[:1] if words[0] == "list" else words
             assert run([*words, "--help"]) == 0, command
     helps = ""
-    for command in ("run", "gate", "bundle", "ingest"):
+    for command in ("run", "gate", "bundle", "ingest", "compare"):
         capsys.readouterr()
         run([command, "--help"])
         helps += capsys.readouterr().out

@@ -124,9 +124,41 @@ def test_a_tail_without_enough_samples_is_unknown() -> None:
     values, process = np.arange(1.0, 663.0), np.arange(662) % 6
     assert stats.latency_quantile(values[:661], process[:661], 0.99) is None
     e = stats.latency_quantile(values, process, 0.99)
-    assert e.point == pytest.approx(655, abs=3)
-    assert e.low < e.point < e.high
+    assert e.point == 656
+    assert e.low <= e.point <= e.high
     assert e.n == 6
+    few = stats.latency_quantile(values, np.arange(662) % 5, 0.99)
+    assert (few.point, few.low, few.high) == (656, None, None)
+
+
+def test_a_tail_is_a_time_that_was_seen() -> None:
+    rng = np.random.default_rng(0)
+    values, process = rng.exponential(size=1200), np.arange(1200) % 6
+    for q in (0.9, 0.95, 0.99):
+        e = stats.latency_quantile(values, process, q)
+        assert e.point in values
+        assert (values > e.point).mean() == pytest.approx(1 - q, abs=1e-3)
+
+
+def test_one_slow_process_widens_the_tail() -> None:
+    rng = np.random.default_rng(0)
+    values, process = rng.exponential(size=6000), np.arange(6000) % 6
+    alike = stats.latency_quantile(values, process, 0.99)
+    values[process == 3] *= 5
+    apart = stats.latency_quantile(values, process, 0.99)
+    assert apart.high - apart.low > 3 * (alike.high - alike.low)
+
+
+def test_resampled_tail_is_the_plain_computation() -> None:
+    rng = np.random.default_rng(1)
+    values, process = rng.exponential(size=900), np.repeat(np.arange(9, dtype=np.int32), 100)
+    order = np.argsort(-values, kind="stable")
+    found = stats._resampled_tail(values[order], process[order], 0.9)
+    again = np.random.default_rng([900, 9, 0x7A11])
+    for replicate in found[:50]:
+        drawn = np.bincount(again.integers(9, size=9), minlength=9)
+        pooled = np.sort(np.repeat(values, drawn[process]))[::-1]
+        assert replicate == pooled[90]
 
 
 def test_bootstrap_weights_are_whole_resamples() -> None:

@@ -93,16 +93,23 @@ def own_metrics(
 
 
 def ratios(base: Queries, variant: Queries, scenario: str) -> dict[str, Estimate]:
-    """The variant's metrics over base's in the same process."""
+    """The variant's metrics over base's in the same process.
+
+    A tail's ratio needs enough queries in each process, not in all of them together.
+    """
     if scenario == "offline":
         return {"throughput": _ratio(variant.rates(), base.rates())}
+    least = min(
+        int(np.unique(one.process, return_counts=True)[1].min(initial=len(one.end)))
+        for one in (base, variant)
+    )
     return {
         name: _ratio(
             stats.by_process(variant.latency_ms, variant.process, q),
             stats.by_process(base.latency_ms, base.process, q),
         )
         for name, q in QUANTILES.items()
-        if q <= 0.5 or min(len(base.end), len(variant.end)) >= stats.samples_needed(q)
+        if q <= 0.5 or least >= stats.samples_needed(q)
     }
 
 

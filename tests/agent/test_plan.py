@@ -179,7 +179,7 @@ def test_a_met_limit_is_not(bundles: ModuleType, models: dict[str, Path], tmp_pa
 @pytest.mark.parametrize(
     ("options", "processes", "why"),
     [
-        ({"half_width": 0.99, "max_processes": 9}, 6, "precise enough"),
+        ({"half_width": 1e9, "max_processes": 9}, 6, "precise enough"),
         ({"half_width": 1e-9, "max_processes": 7}, 7, "the most processes"),
         ({"half_width": 1e-9, "max_processes": 99, "time_cap_s": 0.001}, 6, "the time cap"),
         ({}, 6, "all processes"),
