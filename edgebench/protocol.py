@@ -93,10 +93,10 @@ PROFILES: dict[str, Protocol] = {
     "quick": Protocol(name="quick"),
     "standard": Protocol(
         name="standard",
-        processes=8,
+        processes=6,
         max_processes=24,
         half_width=0.005,
-        time_cap_s=30.0,
+        time_cap_s=25.0,
         pairs=16,
         block_s=0.03,
         warmup_s=0.3,

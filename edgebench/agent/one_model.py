@@ -80,7 +80,7 @@ class OneModel:
             clock.skip(self._model, len(self._raws))
         scenarios: List[Dict[str, Any]] = []
         if problem is None and self._model["timed"]:
-            self._beyond_time(work, emit)
+            self._beyond_time(work)
             scenarios = self._scenarios(work, emit, clock)
         changes, happened = watch.stop()
         if problem is None:
@@ -176,9 +176,8 @@ class OneModel:
             least is not None and math.exp(found.high) < least
         )
 
-    def _beyond_time(self, work: Path, emit: Emit) -> None:
+    def _beyond_time(self, work: Path) -> None:
         """What is looked at in sessions of its own, so that a crash there costs nothing."""
-        del emit
         same = [
             raw["evidence"]["same_input_ratio"]
             for raw in self._raws

@@ -17,6 +17,7 @@ from edgebench.metrics.scenarios import named
 from edgebench.pipeline.folder import RunFolder
 from edgebench.pipeline.results import (
     AgentResult,
+    inspection_notes,
     read_device,
     read_outputs,
     read_result,
@@ -153,7 +154,6 @@ def _measured(
             "intervals": intervals,
             "comparisons": comparisons,
             "scenarios": scenarios,
-            "notes": (*variant.notes, *result.notes),
             "measurement": Measurement.model_validate(
                 {
                     "grade": device["grade"],
@@ -277,6 +277,9 @@ def _warnings(variants: Sequence[Variant], base: Variant) -> list[str]:
             f"the latency of {', '.join(moving)} was still moving when the warm-up's time was "
             "over; raise protocol.warmup_cap_s"
         )
+    for v in variants:
+        evidence = v.measurement.evidence if v.measurement is not None else {}
+        found += [f"{v.name}: {note}" for note in inspection_notes(evidence)]
     controls = [v for v in variants if v.control]
     if controls and not any(v.status == "measured" for v in controls):
         found.append("no independent control was measured: functional_preservation has no scale")

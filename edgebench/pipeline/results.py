@@ -55,20 +55,20 @@ class AgentResult(BaseModel):
     scenarios: Any = None
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What the agent noticed of a valid measurement, one line each."""
-        found = self.evidence.get("inspection")
-        listed = found.get("notes") if isinstance(found, dict) else None
-        if not isinstance(listed, list):
-            return ()
-        return tuple(one_line(note) for note in listed if isinstance(note, str))
-
-    @property
     def energy_mj(self) -> float | None:
         """The energy of a query in mJ, where the device has a sensor and it said a number."""
         found = self.evidence.get("energy")
         value = found.get("energy_mj") if isinstance(found, dict) else None
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def inspection_notes(evidence: dict[str, Any]) -> list[str]:
+    """What the agent noticed of a valid measurement, one line each, in untrusted evidence."""
+    found = evidence.get("inspection")
+    listed = found.get("notes") if isinstance(found, dict) else None
+    if not isinstance(listed, list):
+        return []
+    return [one_line(note, 300) for note in listed if isinstance(note, str)]
 
 
 class Device(BaseModel):

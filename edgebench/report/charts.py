@@ -11,6 +11,7 @@ import numpy as np
 
 from edgebench.records import RunRecord, Variant
 from edgebench.report import format as fmt
+from edgebench.report.evidence import invalid_reasons
 from edgebench.report.labels import Label, place_labels
 from edgebench.report.rows import draw_order, ordered, reference, tone, verdict_word
 from edgebench.report.svg import (
@@ -110,7 +111,7 @@ def latency_forest(run: RunRecord) -> str | None:
         tick.set_parse_math(False)
         tick.set_color(INK)
     axes.set_xlabel("Latency ÷ base's latency (left is faster)", color=MUTED, fontsize=FONT_SIZE)
-    told = "; ".join(f"{bar.name} {bar.text}" for bar in bars)
+    told = "; ".join(f"{bar.name} {bar.text}" for bar in bars).replace("\n", ", ")
     return inline_svg(figure, "latency", f"Latency ratio to base with intervals: {told}.")
 
 
@@ -234,7 +235,9 @@ def _ratio_bars(run: RunRecord) -> list[_Bar]:
         is_base = variant.name == "base"
         name = "base against itself" if is_base else fmt.shorten(variant.name, NAME_LIMIT)
         kind = "self" if is_base else tone(verdict_word(variant))
-        bars.append(_Bar(name, point, low, high, fmt.estimate("latency_ratio", estimate), kind))
+        text = fmt.estimate("latency_ratio", estimate)
+        text += "\nnot valid" if invalid_reasons(variant) else ""
+        bars.append(_Bar(name, point, low, high, text, kind))
     return bars
 
 

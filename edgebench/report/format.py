@@ -41,6 +41,7 @@ _SIZES = (
     (1024, Scale(1 / 1024, " KiB")),
     (0, Scale(1.0, " B")),
 )
+_ENERGIES = ((1e4, Scale(1e-3, " J")), (0.1, Scale(1.0, " mJ")), (0.0, Scale(1e3, " µJ")))
 _SCALES = {
     "memory": Scale(1.0, " MiB"),
     "rate": Scale(1.0, " /s"),
@@ -184,6 +185,8 @@ def _scale(name: str, reference: float | None) -> Scale:
     kind = words(name).kind
     if kind == "duration":
         return next(scale for least, scale in _DURATIONS if size >= least)
+    if kind == "energy":
+        return next(scale for least, scale in _ENERGIES if size >= least)
     if kind == "size":
         return next(scale for least, scale in _SIZES if size >= least)
     return _SCALES.get(kind, Scale(1.0, ""))
@@ -198,7 +201,9 @@ def _bearable(value: float, ends: list[float | None]) -> int:
     """Decimals whose last place is at most a quarter of the interval's width."""
     known = [end for end in (value, *ends) if end is not None]
     width = max(known) - min(known)
-    return max(0, -math.floor(math.log10(width / 4))) if width > 0 else _significant(value)
+    if width <= 0 or not math.isfinite(width):
+        return _significant(value)
+    return max(0, -math.floor(math.log10(width / 4)))
 
 
 def _fixed(value: float, decimals: int, *, signed: bool = False) -> str:

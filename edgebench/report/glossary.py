@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 Kind = Literal[
     "duration", "size", "memory", "rate", "count", "fraction", "points", "percent", "ratio",
-    "decibel", "plain",
+    "decibel", "energy", "plain",
 ]  # fmt: skip
 
 _KIND_OF_UNIT: dict[str, Kind] = {
@@ -18,6 +18,7 @@ _KIND_OF_UNIT: dict[str, Kind] = {
     "pp": "points",
     "%": "percent",
     "dB": "decibel",
+    "mJ": "energy",
 }
 _KIND_OF_NAME: dict[str, Kind] = {
     "parameters": "count",
@@ -50,6 +51,13 @@ GRADES = {
     "B": "floating: a device of its own, but its clocks could change",
     "C": "shared or virtual: other work may have run beside the measurement",
 }
+
+
+LEAST_CHANGE = "Least change told"
+LEAST_CHANGE_MEANING = (
+    "The least true change of latency that this measurement would have told from none in 95 % of "
+    "repeats: what base timed against itself differs by, plus the whole width of the interval."
+)
 
 
 class Words(NamedTuple):

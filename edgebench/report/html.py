@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from edgebench.agent.evidence import SATURATED_DB
 from edgebench.errors import one_line
-from edgebench.records import Estimate, RunRecord, Variant
+from edgebench.records import RunRecord
 from edgebench.report import format as fmt
 from edgebench.report.base import RENDERERS, Renderer
 from edgebench.report.charts import accuracy_latency, latency_forest
-from edgebench.report.glossary import FUNCTIONAL, GRADES, words
+from edgebench.report.details import variant_details
+from edgebench.report.evidence import evidence_of, invalid_reasons, noise_floor
+from edgebench.report.facts import mapping, share, title
+from edgebench.report.glossary import (
+    FUNCTIONAL,
+    GRADES,
+    LEAST_CHANGE,
+    LEAST_CHANGE_MEANING,
+    words,
+)
 from edgebench.report.landscape import functional_landscape
 from edgebench.report.rows import (
+    NOT_VALID,
+    Cell,
+    Row,
     comparison_cell,
-    metric_cell,
     ordered,
     run_word,
     subject,
@@ -24,16 +36,23 @@ from edgebench.report.rows import (
     verdict_rows,
     verdict_word,
 )
+from edgebench.report.scenarios import doubts as scenario_doubts
+from edgebench.report.scenarios import scenario_groups
 
-_COLUMNS = (
-    "latency_p50_ms",
-    "latency_ratio",
-    "size_bytes",
-    "accuracy",
-    "accuracy_delta_pp",
-    "prediction_disagreement",
-    "functional_preservation",
-)
+_TOLD = "smallest_detectable_change"
+_COLUMNS: dict[str, Callable[[Row], Cell]] = {
+    "latency_p50_ms": lambda row: row.latency,
+    "latency_ratio": lambda row: row.ratio,
+    _TOLD: lambda row: Cell(row.told),
+    "energy_mj": lambda row: row.energy,
+    "size_bytes": lambda row: row.size,
+    "accuracy": lambda row: row.accuracy,
+    "accuracy_delta_pp": lambda row: row.delta,
+    "prediction_disagreement": lambda row: row.disagreement,
+    "functional_preservation": lambda row: row.preservation,
+}
+# Columns that are there only where something was measured.
+_OPTIONAL = {_TOLD, "energy_mj"}
 _DEVICE_NAMES = ("jetson", "cpu_model", "machine")
 _DIGEST = re.compile("[0-9a-fA-F]{32,}")
 _EXPECTED = (
@@ -68,21 +87,30 @@ def render_html(run: RunRecord) -> str:
     # The charts escape what they hold; everything else is escaped by the template.
     charts = {k: Markup(v) if v else None for k, v in figures.items()}  # noqa: S704
     word = run_word(run)
+    rows = verdict_rows(run)
+    columns = [
+        name
+        for name, cell in _COLUMNS.items()
+        if name not in _OPTIONAL or any(cell(row) != Cell() for row in rows)
+    ]
     return environment.get_template("report.html.j2").render(
         run=run,
         word=word,
         tone=tone(word),
         subject=subject(run),
         device=_device(run),
-        grade=_grade(run),
-        rows=verdict_rows(run),
-        columns=[_column(run, name) for name in _COLUMNS],
+        device_notes=_device_notes(run),
+        rows=[(row, [_COLUMNS[name](row) for name in columns]) for row in rows],
+        not_valid=NOT_VALID,
+        columns=[_column(run, name) for name in columns],
         doubts=doubts(run),
         charts=charts,
         functional=_functional(run),
         functional_words=[words(name) for name in FUNCTIONAL],
-        details=[_details(run, variant) for variant in ordered(run, controls=True)],
-        evidence=[_evidence(v) for v in ordered(run, controls=True) if v.measurement],
+        scenarios=scenario_groups(run),
+        details=[variant_details(run, variant) for variant in ordered(run, controls=True)],
+        evidence=[e for v in ordered(run, controls=True) if (e := evidence_of(v)) is not None],
+        saturated_db=f"{SATURATED_DB:.0f}",
         recipe=_yaml(run.recipe),
         reproduce=_reproduce(run),
         gates=_gates(run),
@@ -94,18 +122,15 @@ def render_html(run: RunRecord) -> str:
 def doubts(run: RunRecord) -> list[str]:
     """What was not measured or should be doubted, most general first, one sentence each."""
     found = [fmt.plain(warning) for warning in run.warnings]
-    grade_reasons = run.device.get("grade_reasons")
-    grade = run.device.get("grade")
-    if grade in {"B", "C"} and isinstance(grade_reasons, list) and grade_reasons:
-        found.append(f"The target's grade is {grade}: {'; '.join(map(fmt.plain, grade_reasons))}.")
     for variant in ordered(run, controls=True):
         name = fmt.clean(variant.name)
         if variant.status != "measured":
             word = verdict_word(variant).lower()
             found.append(f"{name}: {word}: {fmt.plain(variant.problem or 'no reason is given')}")
-        if variant.measurement and not variant.measurement.valid:
-            reasons = "; ".join(map(fmt.plain, variant.measurement.invalid_reasons))
-            found.append(f"{name}: the measurement is not valid: {reasons or 'no reason is given'}")
+        invalid = invalid_reasons(variant)
+        if invalid:
+            found.append(f"{name}: the measurement is not valid: {invalid}")
+    found += scenario_doubts(run)
     base = run.variant("base")
     absent = [words(n).label.lower() for n in _EXPECTED if base and base.metrics.get(n) is None]
     if absent:
@@ -119,13 +144,22 @@ def _device(run: RunRecord) -> str:
     return fmt.plain(next((known[k] for k in _DEVICE_NAMES if known.get(k)), None))
 
 
-def _grade(run: RunRecord) -> str:
-    grade = fmt.plain(run.device.get("grade") or "")
-    return f"Grade {grade}, {GRADES[grade]}" if grade in GRADES else grade
+def _device_notes(run: RunRecord) -> list[str]:
+    """The grade, why it is that, and what the device tells apart: one line each."""
+    grade, reasons = fmt.plain(run.device.get("grade") or ""), run.device.get("grade_reasons")
+    notes = [f"Grade {grade}, {GRADES[grade]}" if grade in GRADES else grade]
+    if isinstance(reasons, list) and reasons:
+        notes.append(f"Why: {'; '.join(map(fmt.plain, reasons))}")
+    floor = noise_floor(run.variant("base"))
+    if floor is not None:
+        notes.append(f"Base timed against itself differs by up to {share(floor)}")
+    return [note for note in notes if note]
 
 
 def _column(run: RunRecord, name: str) -> dict[str, Any]:
     """One column's legend: what it says, which way is better, and how its interval was made."""
+    if name == _TOLD:
+        return {"label": LEAST_CHANGE, "meaning": LEAST_CHANGE_MEANING, "better": "", "made": ""}
     shown = words(name)
     estimates = [
         e
@@ -154,90 +188,15 @@ def _functional(run: RunRecord) -> list[dict[str, Any]]:
     ]
 
 
-def _details(run: RunRecord, variant: Variant) -> dict[str, Any]:
-    """Everything that is known of one variant, as rows of a table."""
-    base = run.variant("base")
-    own = []
-    for name in dict.fromkeys([*variant.metrics, *variant.intervals]):
-        cell = metric_cell(variant, name, base)
-        own.append(_metric_row(name, cell.point, cell.interval, variant.intervals.get(name)))
-    against = []
-    for name, value in variant.comparisons.items():
-        point, interval = fmt.parts(name, value)
-        against.append(_metric_row(name, point, interval, value))
-    word = verdict_word(variant)
-    return {
-        "name": fmt.clean(variant.name),
-        "word": word,
-        "tone": tone(word),
-        "chain": fmt.chain(variant.chain),
-        "problem": fmt.plain(variant.problem or ""),
-        "notes": [fmt.plain(note) for note in variant.notes],
-        "artifact": variant.artifact,
-        "groups": [
-            (title, rows)
-            for title, rows in (
-                ("Of the model itself", own),
-                ("Base against itself" if variant.name == "base" else "Against base", against),
-            )
-            if rows
-        ],
-    }
-
-
-def _metric_row(
-    name: str, point: str, interval: str, estimate: Estimate | None
-) -> dict[str, str | int]:
-    shown = words(name)
-    return {
-        "name": fmt.clean(name),
-        "label": fmt.clean(shown.label),
-        "point": point,
-        "interval": interval or fmt.MISSING,
-        "n": estimate.n if estimate else fmt.MISSING,
-        "method": fmt.clean(estimate.method) if estimate else fmt.MISSING,
-        "better": shown.better or fmt.MISSING,
-    }
-
-
-def _evidence(variant: Variant) -> dict[str, Any]:
-    """One measurement: whether it is evidence, what was seen, and the tables inside it."""
-    measurement = variant.measurement
-    assert measurement is not None  # noqa: S101 - the caller chose those that have one
-    facts, tables = [], []
-    for key, value in measurement.evidence.items():
-        title = fmt.clean(key).replace("_", " ")
-        if isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
-            head = list(dict.fromkeys(k for row in value for k in row))
-            body = [[_named(k, row.get(k)) for k in head] for row in value]
-            tables.append((title, [fmt.clean(words(k).label) for k in head], body))
-        else:
-            facts.append((title, fmt.plain(value)))
-    files = (("samples", measurement.samples_file), ("outputs", measurement.outputs_file))
-    facts += [(f"raw {title}", fmt.clean(path)) for title, path in files if path]
-    return {
-        "name": fmt.clean(variant.name),
-        "grade": measurement.grade,
-        "valid": measurement.valid,
-        "reasons": [fmt.plain(reason) for reason in measurement.invalid_reasons],
-        "facts": facts,
-        "tables": tables,
-        "load": fmt.point("load_ms", variant.metrics.get("load_ms")),
-        "first": fmt.point("first_inference_ms", variant.metrics.get("first_inference_ms")),
-        "memory": fmt.point("peak_memory_mib", variant.metrics.get("peak_memory_mib")),
-    }
-
-
 def _items(values: object) -> list[tuple[str, str]]:
-    """A mapping from the device as (title, text) pairs; anything else has none."""
-    if not isinstance(values, Mapping):
-        return []
-    return [(fmt.clean(k).replace("_", " "), fmt.plain(v)) for k, v in values.items()]
+    """A mapping from the device as (title, text) pairs; anything else has none.
 
-
-def _named(name: str, value: object) -> str:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return fmt.point(name, float(value)) if number else fmt.plain(value)  # type: ignore[arg-type]
+    What is not there is named on one line, so that it does not hide what is.
+    """
+    found = {title(key): value for key, value in mapping(values).items()}
+    absent = [key for key, value in found.items() if value is None or value in ([], {}, "")]
+    known = [(key, fmt.plain(value)) for key, value in found.items() if key not in absent]
+    return [*known, ("none, or not known", ", ".join(absent))] if absent else known
 
 
 def _gates(run: RunRecord) -> list[tuple[str, str, str]]:

@@ -8,16 +8,34 @@ from collections.abc import Sequence
 
 from edgebench.records import RunRecord
 from edgebench.report import format as fmt
+from edgebench.report import scenarios
 from edgebench.report.base import RENDERERS, Renderer
-from edgebench.report.glossary import FUNCTIONAL, GRADES, words
+from edgebench.report.evidence import NO_REASON, Evidence, evidence_of, noise_floor, range_told
+from edgebench.report.facts import Fact, share
+from edgebench.report.glossary import FUNCTIONAL, GRADES, LEAST_CHANGE, words
 from edgebench.report.rows import (
+    NOT_VALID,
     Row,
     comparison_cell,
+    metric_cell,
     ordered,
     problems,
     run_word,
     subject,
+    unmet,
     verdict_rows,
+)
+
+# GitHub takes comments of 65,536 characters; the evidence of many models would not leave room.
+_EVIDENCE_BUDGET = 24_000
+
+_MEASURED = (
+    "latency_p90_ms",
+    "latency_p95_ms",
+    "latency_p99_ms",
+    "latency_p999_ms",
+    "throughput_per_s",
+    "energy_mj",
 )
 
 # Only what would change the meaning where it stands: intervals keep their brackets, metric names
@@ -31,15 +49,19 @@ def render_markdown(run: RunRecord) -> str:
     lines = [f"## {run_word(run)}: {escape(subject(run))}", ""]
     if run.verdict_text:
         lines += [escape(run.verdict_text), ""]
-    lines += [*_verdict_table(rows), ""]
+    lines += [*_verdict_table(rows), "", *_device(run), ""]
     lines += _reasons(rows)
-    if run.warnings:
+    doubts = [*run.warnings, *scenarios.doubts(run)]
+    if doubts:
         lines += ["**Not measured, or to be doubted**", ""]
-        lines += [f"- {escape(warning)}" for warning in run.warnings]
+        lines += [f"- {escape(doubt)}" for doubt in doubts]
         lines += [""]
+    lines += _folded("Scenarios", scenarios.markdown_lines(run, table, escape))
     lines += _folded("All reasons", [f"- {_all_reasons(row)}" for row in rows if row.reasons])
     lines += _folded("Size and accuracy", _model_table(rows))
     lines += _folded("How far the answers moved", _functional_table(run))
+    lines += _folded("More of latency, and energy", _measured_table(run))
+    lines += _evidence(run)
     lines += _folded("Target, device, versions", _circumstances(run))
     return "\n".join(lines).rstrip() + "\n"
 
@@ -64,6 +86,7 @@ def _verdict_table(rows: Sequence[Row]) -> list[str]:
             "Verdict",
             "Latency",
             "Latency ratio",
+            LEAST_CHANGE,
             "Size ratio",
             "Accuracy change",
             "Disagreement",
@@ -72,9 +95,10 @@ def _verdict_table(rows: Sequence[Row]) -> list[str]:
         [
             (
                 escape(row.name),
-                f"**{row.word}**" if row.tone != "none" else row.word,
+                _verdict(row),
                 row.latency.point,
                 row.ratio.line,
+                row.told,
                 row.size_ratio.line,
                 row.delta.line,
                 row.disagreement.line,
@@ -88,15 +112,32 @@ def _verdict_table(rows: Sequence[Row]) -> list[str]:
 def _reasons(rows: Sequence[Row]) -> list[str]:
     """Why the variants that are not GO are not: problems, and the gates that were not met."""
     lines = [
-        f"- **{escape(names)}** {row.word}: {escape(row.problem)}" for names, row in problems(rows)
+        f"- **{escape(names)}** {word}: {escape(text)}"
+        for names, word, _, text in (*problems(rows), *unmet(rows))
     ]
-    for row in rows:
-        lines += [
-            f"- **{escape(row.name)}** {reason.verdict}: {escape(reason.text)}"
-            for reason in row.reasons
-            if reason.verdict != "GO"
-        ]
     return [*lines, ""] if lines else []
+
+
+def _verdict(row: Row) -> str:
+    word = f"**{row.word}**" if row.tone != "none" else row.word
+    return f"{word}, **{NOT_VALID}**" if row.invalid else word
+
+
+def _device(run: RunRecord) -> list[str]:
+    """One sentence: the grade, why, and what the device tells apart."""
+    grade, reasons = str(run.device.get("grade")), run.device.get("grade_reasons")
+    parts = []
+    if grade in GRADES:
+        why = "; ".join(map(fmt.plain, reasons)) if isinstance(reasons, list) else ""
+        parts.append(
+            f"Device grade {grade} ({GRADES[grade].partition(':')[0]}){why and f': {why}'}."
+        )
+    floor, told = noise_floor(run.variant("base")), range_told(ordered(run))
+    if floor is not None:
+        parts.append(f"Base against itself differs by up to {share(floor)}.")
+    if told:
+        parts.append(f"Least change of latency told from none: {told}.")
+    return [escape(" ".join(parts))] if parts else []
 
 
 def _all_reasons(row: Row) -> str:
@@ -129,6 +170,57 @@ def _functional_table(run: RunRecord) -> list[str]:
         if any(name in v.comparisons for name in FUNCTIONAL)
     ]
     return table(("Model", *(words(name).label for name in FUNCTIONAL)), body) if body else []
+
+
+def _measured_table(run: RunRecord) -> list[str]:
+    """Tails and energy, as far as they were measured."""
+    shown = ordered(run)
+    names = [n for n in _MEASURED if any(v.metrics.get(n) is not None for v in shown)]
+    base = run.variant("base")
+    body = [
+        (escape(v.name), *(metric_cell(v, name, base).line for name in names))
+        for v in shown
+        if v.measurement is not None
+    ]
+    return table(("Model", *(words(name).label for name in names)), body) if names else []
+
+
+def _evidence(run: RunRecord) -> list[str]:
+    """Whether each measurement is evidence, and what was seen, folded model by model."""
+    found = [e for v in ordered(run, controls=True) if (e := evidence_of(v)) is not None]
+    if not found:
+        return []
+    lines = table(
+        ("Model", "Grade", "Valid", LEAST_CHANGE, "Integer operators", "Optimised against plain"),
+        [(escape(e.name), e.grade, _valid(e), e.told, e.integers, e.plain_session) for e in found],
+    )
+    spent = 0
+    for number, one in enumerate(found):
+        block = _folded(f"{escape(one.name)}: what was seen", _seen(one))
+        spent += sum(map(len, block))
+        if spent > _EVIDENCE_BUDGET:
+            rest = len(found) - number
+            lines += ["", f"What was seen of {rest} more: in report.html."]
+            break
+        lines += ["", *block[:-1]]
+    return _folded("Evidence of the measurement", lines)
+
+
+def _valid(one: Evidence) -> str:
+    return "yes" if one.valid else f"**no**: {escape('; '.join(one.reasons) or NO_REASON)}"
+
+
+def _seen(one: Evidence) -> list[str]:
+    lines = []
+    for section in one.sections:
+        if section.facts:
+            lines += [f"*{escape(section.title)}*", "", *map(_fact, section.facts), ""]
+    return lines[:-1]
+
+
+def _fact(fact: Fact) -> str:
+    mark = "**to be doubted**: " if fact.doubtful else ""
+    return f"- {escape(fact.title)}: {mark}{escape(fact.text)}"
 
 
 def _circumstances(run: RunRecord) -> list[str]:

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from edgebench.records import Reason, RunRecord, Variant, Verdict
 from edgebench.report import format as fmt
+from edgebench.report.evidence import invalid_reasons, least_change
+
+NOT_VALID = "NOT VALID"
 
 _STATUS_WORDS = {"failed": "FAILED", "skipped": "SKIPPED", "not_measured": "NOT MEASURED"}
 _EXIT_WORDS = {4: "NOT MEASURED", 5: "FAILED"}
@@ -31,7 +34,9 @@ class Cell(NamedTuple):
 class Row:
     """One variant with its numbers written out; `tone` is the colour family of its verdict.
 
-    `reasons`: what decided the verdict comes first.
+    `told`: the least change of latency its measurement would have told from none. `invalid`: why
+    the measurement is no evidence, empty where it is. `reasons`: what decided the verdict comes
+    first, and what holds for several gates is there once.
     """
 
     name: str
@@ -40,6 +45,8 @@ class Row:
     tone: str
     latency: Cell
     ratio: Cell
+    told: str
+    energy: Cell
     size: Cell
     size_ratio: Cell
     accuracy: Cell
@@ -47,6 +54,7 @@ class Row:
     disagreement: Cell
     preservation: Cell
     problem: str
+    invalid: str
     reasons: tuple[Reason, ...]
 
 
@@ -82,13 +90,35 @@ def draw_order(tone: str) -> int:
     return ("none", "no-go", "inconclusive", "go").index(tone)
 
 
-def problems(rows: Sequence[Row]) -> list[tuple[str, Row]]:
-    """The rows that have a problem: (name, row), with names joined where all else is equal."""
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if row.problem:
-            found.setdefault((row.word, row.problem), []).append(row)
-    return [(", ".join(row.name for row in group), group[0]) for group in found.values()]
+def problems(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
+    """What went wrong, once for all variants it befell: (names, word, tone, text)."""
+    befell = [(row.name, row.word, row.tone, row.problem) for row in rows if row.problem]
+    befell += [(row.name, NOT_VALID, "no-go", row.invalid) for row in rows if row.invalid]
+    return _together(befell)
+
+
+def unmet(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
+    """The gates that were not met, once for all variants of one text: (names, word, tone, text)."""
+    return _together(
+        [
+            (row.name, reason.verdict, tone(reason.verdict), fmt.plain(reason.text))
+            for row in rows
+            for reason in row.reasons
+            if reason.verdict != "GO" and not _says_invalid(row, reason)
+        ]
+    )
+
+
+def _says_invalid(row: Row, reason: Reason) -> bool:
+    """Whether a reason only repeats why the row's own measurement is not valid."""
+    return bool(row.invalid) and row.invalid in fmt.plain(reason.text)
+
+
+def _together(told: Sequence[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
+    names: dict[tuple[str, str, str], list[str]] = {}
+    for name, *rest in told:
+        names.setdefault((rest[0], rest[1], rest[2]), []).append(name)
+    return [(", ".join(group), *rest) for rest, group in names.items()]
 
 
 def subject(run: RunRecord) -> str:
@@ -136,6 +166,8 @@ def _row(variant: Variant, base: Variant | None) -> Row:
         tone=tone(word),
         latency=metric_cell(variant, "latency_p50_ms", base),
         ratio=against_base("latency_ratio"),
+        told=least_change(variant),
+        energy=metric_cell(variant, "energy_mj", base),
         size=_size(variant, base),
         size_ratio=against_base("size_ratio"),
         accuracy=metric_cell(variant, "accuracy", base),
@@ -143,8 +175,16 @@ def _row(variant: Variant, base: Variant | None) -> Row:
         disagreement=against_base("prediction_disagreement"),
         preservation=against_base("functional_preservation"),
         problem=fmt.plain(variant.problem or ""),
-        reasons=tuple(sorted(variant.reasons, key=lambda r: _DECIDING.index(r.verdict))),
+        invalid=invalid_reasons(variant),
+        reasons=_reasons(variant),
     )
+
+
+def _reasons(variant: Variant) -> tuple[Reason, ...]:
+    """What decided first; a text that several gates give, as of an invalid measurement, once."""
+    once = {(reason.verdict, reason.text): reason for reason in reversed(variant.reasons)}
+    kept = [r for r in variant.reasons if once[r.verdict, r.text] is r]
+    return tuple(sorted(kept, key=lambda r: _DECIDING.index(r.verdict)))
 
 
 def _size(variant: Variant, base: Variant | None) -> Cell:

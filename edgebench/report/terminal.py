@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgebench.records import RunRecord
 from edgebench.report import format as fmt
+from edgebench.report import scenarios
+from edgebench.report.evidence import noise_floor, range_told, told_of_integers
+from edgebench.report.facts import share
 from edgebench.report.glossary import GRADES
-from edgebench.report.rows import Row, problems, run_word, subject, verdict_rows
+from edgebench.report.rows import (
+    NOT_VALID,
+    Row,
+    ordered,
+    problems,
+    run_word,
+    subject,
+    unmet,
+    verdict_rows,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,30 +33,52 @@ _MAX_NOTES = 5
 
 
 class _Column(NamedTuple):
+    """A column's head, and how its cells are written, the shortest form first."""
+
     head: str
-    value: Callable[[Row], str]
-    from_width: int = 0
-    to_width: int = 10_000
+    forms: tuple[Callable[[Row], str], ...]
 
 
-_COLUMNS = (
-    _Column("Chain", lambda row: row.chain, 190),
-    _Column("Latency", lambda row: row.latency.point, 100),
-    _Column("Latency ratio", lambda row: row.ratio.line),
-    _Column("Size", lambda row: row.size.point, 115),
-    _Column("Size\nratio", lambda row: row.size_ratio.line),
-    _Column("Accuracy", lambda row: row.accuracy.point, 130),
-    _Column("Accuracy\nchange", lambda row: row.delta.point, 0, 155),
-    _Column("Accuracy\nchange", lambda row: row.delta.line, 156),
-    _Column("Disagree-\nment", lambda row: row.disagreement.point, 140),
-    _Column("Preser-\nvation", lambda row: row.preservation.point, 0, 155),
-    _Column("Preservation", lambda row: row.preservation.line, 156),
+# In the order in which they stand.
+_COLUMNS = {
+    "chain": _Column("Chain", (lambda row: row.chain,)),
+    "latency": _Column("Latency", (lambda row: row.latency.point,)),
+    "ratio": _Column("Latency ratio", (lambda row: row.ratio.line,)),
+    "told": _Column("Least\nchange", (lambda row: row.told,)),
+    "energy": _Column("Energy", (lambda row: row.energy.point,)),
+    "size": _Column("Size", (lambda row: row.size.point,)),
+    "size_ratio": _Column("Size\nratio", (lambda row: row.size_ratio.line,)),
+    "accuracy": _Column("Accuracy", (lambda row: row.accuracy.point,)),
+    "delta": _Column("Accuracy\nchange", (lambda row: row.delta.point, lambda row: row.delta.line)),
+    "disagreement": _Column("Disagree-\nment", (lambda row: row.disagreement.point,)),
+    "preservation": _Column(
+        "Preser-\nvation",
+        (lambda row: row.preservation.point, lambda row: row.preservation.line),
+    ),
+}
+# In the order in which they get room, each by its name and form. Gates are judged by the first
+# ones, which are always there.
+_ALWAYS = {"ratio": 0, "size_ratio": 0, "delta": 0, "preservation": 0}
+_WISHES = (
+    ("latency", 0),
+    ("told", 0),
+    ("energy", 0),
+    ("size", 0),
+    ("disagreement", 0),
+    ("preservation", 1),
+    ("delta", 1),
+    ("accuracy", 0),
+    ("chain", 0),
 )
+_OPTIONAL = {"told", "energy"}
+_NAME_ROOM = 24
+_CHAIN_ROOM = 30
 
 
 def verdict_table(run: RunRecord, width: int) -> RenderableType:
     """One row a variant; `width` is the terminal's, in characters."""
-    return _table(verdict_rows(run), width)
+    rows = verdict_rows(run)
+    return _table(rows, width, _chosen(rows, width))
 
 
 def summary(run: RunRecord, width: int, report: Path | None = None) -> RenderableType:
@@ -54,6 +88,7 @@ def summary(run: RunRecord, width: int, report: Path | None = None) -> Renderabl
     from rich.text import Text
 
     rows = verdict_rows(run)
+    columns = _chosen(rows, width)
     word = run_word(run)
     headline = Text.assemble(
         _word(word, "no-go" if word in {"FAILED", "NOT MEASURED"} else word.lower()),
@@ -63,9 +98,13 @@ def summary(run: RunRecord, width: int, report: Path | None = None) -> Renderabl
     parts: list[RenderableType] = [headline]
     if run.verdict_text:
         parts.append(Text(fmt.plain(run.verdict_text)))
-    parts += [Text(line, style="dim") for line in _device(run)]
+    parts += [Text(line, style="dim") for line in _circumstances(run, told="told" in columns)]
     parts += [Text(f"note: {note}") for note in _notes(run)]
-    parts += [Text(), _table(rows, width)]
+    parts += [Text(), _table(rows, width, columns)]
+    under = scenarios.terminal_table(run, width)
+    if under is not None:
+        parts += [Text(), Text("Scenarios: how queries arrive", style="bold"), under]
+        parts += [Text(f"not valid: {doubt}") for doubt in _first(scenarios.doubts(run))]
     reasons = _reasons(rows)
     if reasons:
         parts += [Text(), Text("Why not GO", style="bold")]
@@ -75,52 +114,119 @@ def summary(run: RunRecord, width: int, report: Path | None = None) -> Renderabl
     return Group(*parts)
 
 
-def _table(rows: list[Row], width: int) -> Table:
+def _chosen(rows: list[Row], width: int) -> dict[str, int]:
+    """The columns a terminal has room for, each with the form of its cells, in their order."""
+    from rich.cells import cell_len
+
+    gap = _gap(width)
+    room = width - sum(
+        min(_NAME_ROOM, max(map(cell_len, texts))) + gap
+        for texts in (["Variant", *(r.name for r in rows)], ["Verdict", *(r.word for r in rows)])
+    )
+    chosen = dict(_ALWAYS)
+    # Nothing follows the last column's cells, so its gap is free.
+    room += gap - sum(_room(rows, name, form) + gap for name, form in chosen.items())
+    for name, form in _WISHES:
+        if name in _OPTIONAL and all(_cell(row, name, form) == fmt.MISSING for row in rows):
+            continue
+        before = _room(rows, name, chosen[name]) if name in chosen else -gap
+        more = _room(rows, name, form) - before
+        if more <= room:
+            room -= more
+            chosen[name] = form
+    return {name: chosen[name] for name in _COLUMNS if name in chosen}
+
+
+def _room(rows: list[Row], name: str, form: int) -> int:
+    from rich.cells import cell_len
+
+    if name == "chain":
+        return _CHAIN_ROOM
+    cells = (_cell(row, name, form) for row in rows)
+    return max(map(cell_len, (*_COLUMNS[name].head.split("\n"), *cells)))
+
+
+def _cell(row: Row, name: str, form: int) -> str:
+    return _COLUMNS[name].forms[form](row)
+
+
+def _gap(width: int) -> int:
+    # At 80 characters the numbers need the room.
+    return 2 if width >= 100 else 1
+
+
+def _table(rows: list[Row], width: int, columns: dict[str, int]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    columns = [c for c in _COLUMNS if c.from_width <= width <= c.to_width]
-    # No frame: at 80 characters the numbers need the room.
-    table = Table(box=None, pad_edge=False, padding=(0, 2 if width >= 100 else 1, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, _gap(width), 0, 0))
     table.add_column("Variant", overflow="fold", min_width=8)
     table.add_column("Verdict", no_wrap=True)
-    for column in columns:
-        if column.head == "Chain":
-            table.add_column(column.head, overflow="fold")
+    for name, form in columns.items():
+        head = _COLUMNS[name].head
+        if name == "chain":
+            table.add_column(head, overflow="fold")
         else:
-            table.add_column(column.head, justify="right", no_wrap=True)
+            # A word is broken only where the cells below it are shorter.
+            head = head.replace("-\n", "") if form else head
+            table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
-        values = (Text(column.value(row)) for column in columns)
-        table.add_row(Text(row.name), _word(row.word, row.tone), *values)
+        values = (Text(_cell(row, name, form)) for name, form in columns.items())
+        table.add_row(Text(row.name), _verdict(row), *values)
     return table
 
 
-def _device(run: RunRecord) -> list[str]:
-    grade = run.device.get("grade")
+def _circumstances(run: RunRecord, *, told: bool) -> list[str]:
+    """On what it was measured, and what that can tell apart: one line each.
+
+    `told`: the least change that a measurement tells stands in the table already.
+    """
+    lines = []
+    grade, reasons = run.device.get("grade"), run.device.get("grade_reasons")
     meaning = GRADES.get(grade) if isinstance(grade, str) else None
-    return [f"device grade {grade} ({meaning.partition(':')[0]})"] if meaning else []
+    if meaning:
+        why = "; ".join(map(fmt.plain, reasons)) if isinstance(reasons, list) else ""
+        kind = f"device grade {grade} ({meaning.partition(':')[0]})"
+        lines.append(f"{kind}: {why}" if why else kind)
+    floor, least = noise_floor(run.variant("base")), range_told(ordered(run))
+    if floor is not None:
+        itself = f"base against itself differs by up to {share(floor)}"
+        if told:
+            itself += "; least change: of latency, that would have been told from none"
+        elif least:
+            itself += f"; least change of latency told from none: {least}"
+        lines.append(itself)
+    integers = told_of_integers(ordered(run))
+    if integers:
+        lines.append(f"operators that ran as integers: {integers}")
+    return lines
+
+
+def _verdict(row: Row) -> Text:
+    """The verdict; under it, that the measurement is no evidence."""
+    from rich.text import Text
+
+    word = _word(row.word, row.tone)
+    return Text.assemble(word, "\n", _word(NOT_VALID, "no-go")) if row.invalid else word
 
 
 def _notes(run: RunRecord) -> list[str]:
-    shown = [fmt.plain(warning) for warning in run.warnings[:_MAX_NOTES]]
-    rest = len(run.warnings) - len(shown)
-    return [*shown, f"{rest} more in the report"] if rest else shown
+    return _first([fmt.plain(warning) for warning in run.warnings])
+
+
+def _first(notes: list[str]) -> list[str]:
+    rest = len(notes) - _MAX_NOTES
+    return [*notes[:_MAX_NOTES], f"{rest} more in the report"] if rest > 0 else notes
 
 
 def _reasons(rows: list[Row]) -> list[Text]:
     """What went wrong, once for all variants it befell, then the gates that were not met."""
     from rich.text import Text
 
-    lines = [
-        Text.assemble(names, " ", _word(row.word, row.tone), ": ", row.problem)
-        for names, row in problems(rows)
+    return [
+        Text.assemble(names, " ", _word(word, tone), ": ", text)
+        for names, word, tone, text in (*problems(rows), *unmet(rows))
     ]
-    for row in rows:
-        for reason in row.reasons:
-            if reason.verdict != "GO":
-                word = _word(reason.verdict, reason.verdict.lower())
-                lines.append(Text.assemble(row.name, " ", word, ": ", fmt.plain(reason.text)))
-    return lines
 
 
 def _word(word: str, tone: str) -> Text:

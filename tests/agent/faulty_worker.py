@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
-import resource
 import signal
 import sys
 import time
@@ -115,11 +114,6 @@ class Faulty(OnnxRuntime):
         if fault == "out-of-memory":
             raise MemoryError
         model = super().load(path, providers, *rest)
-        if fault == "too-large":
-            # As on a device with less memory than the model asks for.
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
-            resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), used + (1 << 20)))
-            return super().load(path, providers, *rest)
         if fault == "another-shape":
             # The sixth call is the last one that gives four classes.
             infer = model.infer

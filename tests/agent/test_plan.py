@@ -36,6 +36,7 @@ def models(bundles: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dic
         "fixed-8": make(folder / "fixed8.onnx", batch=8),
         "tall": make(folder / "tall.onnx", rank3=True),
         "log": make(folder / "log.onnx", log=True),
+        "greedy": make(folder / "greedy.onnx", greedy=True),
         "broken": broken,
     }
 
@@ -218,6 +219,79 @@ def test_what_ran_is_evidence(bundles: ModuleType, models: dict[str, Path], tmp_
     assert inspection["integer_operators"] == {}
 
 
+class Meter:
+    """Stands in for a sensor, which virtual machines have not: 5 W idle, 7 W under load."""
+
+    sensors = ("fake",)
+
+    def __init__(self, root: Path) -> None:
+        self.windows = 0
+
+    def start(self) -> None:
+        self.windows += 1
+
+    def stop(self) -> dict[str, Any]:
+        seconds = {1: 10.0, 2: 20.0}[self.windows]
+        watts = {1: 5.0, 2: 7.0}[self.windows]
+        return {
+            "sensor": "fake",
+            "kind": "counter",
+            "scope": ["package-0"],
+            "rate_hz": None,
+            "seconds": seconds,
+            "joules": watts * seconds,
+            "watts": watts,
+            "problem": None,
+        }
+
+
+def test_energy_is_that_of_the_queries_beyond_the_idle_device(
+    bundles: ModuleType,
+    models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgebench.agent.one_model.EnergyMeter", Meter)
+    found, _ = measured_alone(bundles, models, tmp_path, energy_s=0.05, idle_s=0.01)
+    energy = found["evidence"]["energy"]
+    assert energy["queries"] > 0
+    assert energy["energy_mj"] == pytest.approx(40_000 / energy["queries"])
+    assert energy["idle"]["watts"] == 5.0
+
+
+def test_without_a_sensor_there_is_no_energy(
+    bundles: ModuleType,
+    models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Meter, "sensors", ())
+    monkeypatch.setattr("edgebench.agent.one_model.EnergyMeter", Meter)
+    found, _ = measured_alone(bundles, models, tmp_path, energy_s=0.05, idle_s=0.01)
+    assert found["evidence"]["energy"] is None
+    assert found["valid"] is True
+
+
+def test_scenarios_follow_the_pairs(
+    bundles: ModuleType, models: dict[str, Path], tmp_path: Path
+) -> None:
+    from edgebench.scenario import resolve_scenarios
+
+    listed = [
+        {"scenario": "server", "qps": 500, "duration_s": 0.02, "min_queries": 5},
+        {"scenario": "offline", "batch": 4, "duration_s": 0.01, "min_queries": 2},
+    ]
+    specs = resolve_scenarios(listed, profile="quick", batch=1, where="test")
+    scenarios = [spec.model_dump(mode="json") for spec in specs]
+    found, _ = measured_alone(bundles, models, tmp_path, scenarios=scenarios)
+    assert [s["spec"]["label"] for s in found["scenarios"]] == ["server-qps500", "offline-b4"]
+    assert [s["problem"] for s in found["scenarios"]] == [None, None]
+    with np.load(tmp_path / "out/copy/scenarios.npz", allow_pickle=False) as times:
+        assert set(times["scenario"].tolist()) == {0, 1}
+        assert set(times["process"].tolist()) == {0, 1}
+        assert (times["end_ns"] >= times["start_ns"]).all()
+
+
 def test_outputs_are_those_of_the_runtime(
     measured: tuple[Path, Path, list[dict[str, Any]]],
 ) -> None:
@@ -302,6 +376,7 @@ PROBLEMS = {
     "exits": "ended with exit code 3 while loading: "
     "libsomething.so.9: cannot open shared object file",
     "out-of-memory": "the device ran out of memory",
+    "greedy": "ONNX Runtime cannot run the model: ",
     "fails-later": "line one line two",
     "fails-when-timed": "ONNX Runtime failed inside the timed phase: the device fell off the bus",
     "dies-when-timed": "was killed (SIGKILL) while warming up: most likely the device ran out of",

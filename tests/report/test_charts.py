@@ -168,3 +168,10 @@ def test_what_lies_beyond_is_named_in_the_description(run):
     landscape = run.landscape.model_copy(update={"beyond": {"lost": 0.668}})
     svg = functional_landscape(run.model_copy(update={"landscape": landscape}))
     assert "Too far out to be drawn: lost at 0.668." in ET.fromstring(svg).get("aria-label")
+
+
+def test_an_invalid_measurement_is_marked_in_the_forest(run, invalid):
+    assert "not valid" not in latency_forest(run)
+    root = ET.fromstring(latency_forest(invalid))
+    assert [t.strip() for t in root.itertext()].count("not valid") == 2
+    assert "int8 1.31 [1.28, 1.33], not valid" in root.get("aria-label")

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from edgebench.report.glossary import words
 from edgebench.report.html import doubts, render_html
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -39,7 +40,7 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.elements if name == tag]
 
 
-@pytest.fixture(scope="module", params=["run", "hostile", "bare"])
+@pytest.fixture(scope="module", params=["run", "hostile", "bare", "invalid", "scenarios"])
 def page(request):
     text = render_html(request.getfixturevalue(request.param))
     return Page(text), text
@@ -153,3 +154,70 @@ def test_times_and_fingerprints_are_for_people(run, example):
     assert whole not in text
     assert whole[:12] in text
     assert whole in [attrs.get("title") for attrs in example.all("code")]
+
+
+def words_of(run):
+    return " ".join(" ".join(Page(render_html(run)).text).split())
+
+
+def test_the_device_line_names_the_grade_and_why(run):
+    text = words_of(run)
+    head = text[: text.index("Verdicts")]
+    assert "Grade C, shared or virtual" in head
+    assert "Why: a virtual machine: others may use its processor unseen" in head
+    assert "Base timed against itself differs by up to 1.5 %" in head
+
+
+def test_the_table_says_what_each_measurement_tells(run, example):
+    table = words_of(run)
+    table = table[table.index("Each variant against base") : table.index("What the columns mean")]
+    row = table[table.index("int8 ■ NO-GO") : table.index("ptq (bits 8")]
+    assert "5.2 % 0.139 mJ" in row
+    assert "Least change told The least true change of latency" in " ".join(
+        " ".join(example.text).split()
+    )
+
+
+def test_an_invalid_measurement_is_marked_in_the_table(invalid):
+    text = words_of(invalid)
+    table = text[text.index("Each variant against base") : text.index("What the columns mean")]
+    assert "base reference ■ NOT VALID" in table
+    assert "int8 ◆ INCONCLUSIVE ■ NOT VALID" in table
+    assert table.count("NOT VALID") == 3
+    assert table.count("CUDA was left out") == 1
+
+
+def test_what_was_not_measured_is_named_apart(run):
+    variant = run.variant("int8")
+    few = variant.model_copy(
+        update={"metrics": variant.metrics | {"latency_p99_ms": None, "ece": None}}
+    )
+    variants = tuple(few if v.name == "int8" else v for v in run.variants)
+    text = words_of(run.model_copy(update={"variants": variants}))
+    assert (
+        "Not given: Latency, 99 % (takes 662 queries); Latency, 99.9 % (takes 6,636 queries); "
+        f"{words('ece').label}." in text
+    )
+
+
+def test_scenarios_are_a_section_and_in_the_contents(run, scenarios):
+    page = Page(render_html(scenarios))
+    assert "#scenarios" in [a.get("href") for a in page.all("a")]
+    assert "scenarios" in [a.get("id") for a in page.all("h2")]
+    assert "int8, scenario server-qps200: cannot keep up" in doubts(scenarios)
+    assert "scenarios" not in [a.get("id") for a in Page(render_html(run)).all("h2")]
+
+
+def test_long_tables_are_folded(run):
+    names = {f"Op{i}": 1 for i in range(20)}
+    evidence = {"inspection": {"nodes": {"P": names}, "integer_operators": {}}}
+    measurement = run.base.measurement.model_copy(update={"evidence": evidence})
+    base = run.base.model_copy(update={"measurement": measurement})
+    assert "Operators that ran: 20 rows" in words_of(run.model_copy(update={"variants": (base,)}))
+
+
+def test_what_the_device_does_not_have_is_one_line(run):
+    text = words_of(run)
+    device = text[text.index("The device machine") :]
+    assert "none, or not known board, " in device
+    assert "jetson –" not in device
