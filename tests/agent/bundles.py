@@ -52,8 +52,8 @@ def classifier(
 ) -> Path:
     """An ONNX classifier for [N, 1, 4, 4]: flatten, two dense layers, four classes.
 
-    `rank3` gives [N, 4, 4] instead, `log` the logarithm (NaN for negative values); `greedy` asks for
-    4 TiB on its way.
+    `rank3` gives [N, 4, 4] instead, `log` the logarithm (NaN for negative values); `greedy` asks
+    for 4 TiB on its way.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
