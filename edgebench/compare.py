@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench import stats
+from edgebench.agent.interval import level_of
 from edgebench.metrics.base import METRICS, Context, Outputs
 from edgebench.records import Estimate, Landscape
 
@@ -34,9 +35,16 @@ class Samples:
     single_process: NDArray[np.int32]
     single_ns: NDArray[np.int64]
 
+    def integers(self) -> tuple[NDArray[Any], ...]:
+        """The arrays that count or number something."""
+        return tuple(
+            getattr(self, name) for name in self.__dataclass_fields__ if name != "sample_ns"
+        )
+
     def of_arm(self, arm: int) -> NDArray[np.float64]:
-        """All query times of one arm, in ns."""
-        chosen: NDArray[np.float64] = self.sample_ns[self.block_arm[self.sample_block] == arm]
+        """The query times of one arm in the measurement's usable blocks, in ns."""
+        usable = (self.block_arm == arm) & (self.block_phase == 0) & (self.block_cause == 0)
+        chosen: NDArray[np.float64] = self.sample_ns[usable[self.sample_block]]
         return chosen
 
     def block_medians(self) -> NDArray[np.float64]:
@@ -73,20 +81,25 @@ QUANTILES = {
 }
 
 
-def latency_ratio(samples: Samples, phase: int = 0) -> Estimate:
+def latency_ratio(
+    samples: Samples, phase: int = 0, *, protocol: Mapping[str, Any] | None = None
+) -> Estimate:
     """Latency over base's, from the interleaved pairs of blocks; without a point if none is left.
 
-    `phase` 1 is the confirmation in fresh processes.
+    `phase` 1 is the confirmation in fresh processes. `protocol` tells whether they were as many as
+    it took for a narrow interval.
     """
     base_ns, variant_ns, process = samples.paired_medians(phase)
     if not len(process):
         return Estimate(point=None, low=None, high=None, n=0, method="no pair of blocks is usable")
-    return stats.ratio_of_blocks(base_ns, variant_ns, process)
+    return stats.ratio_of_blocks(base_ns, variant_ns, process, level_of(protocol or {}))
 
 
-def confirmation(samples: Samples) -> Estimate | None:
+def confirmation(samples: Samples, *, protocol: Mapping[str, Any] | None = None) -> Estimate | None:
     """The latency ratio of the confirming processes, where there were any."""
-    return latency_ratio(samples, 1) if (samples.block_phase == 1).any() else None
+    if not (samples.block_phase == 1).any():
+        return None
+    return latency_ratio(samples, 1, protocol=protocol)
 
 
 def timing_quality(samples: Samples, seed: int) -> dict[str, Any]:
@@ -115,16 +128,20 @@ def timing_quality(samples: Samples, seed: int) -> dict[str, Any]:
 
 def latency_metrics(samples: Samples) -> tuple[dict[str, float | None], dict[str, Estimate]]:
     """The latency quantiles of single queries in ms, and the throughput: values and intervals."""
+    timed = samples.of_arm(1)
     values: dict[str, float | None] = {
-        "throughput_per_s": 1e9 / float(samples.of_arm(1).mean()),
+        "throughput_per_s": 1e9 / float(timed.mean()) if len(timed) else None,
     }
     intervals: dict[str, Estimate] = {}
     query_ms = samples.single_ns / 1e6
     for name, q in QUANTILES.items():
         found = stats.latency_quantile(query_ms, samples.single_process, q)
         values[name] = None if found is None else found.point
-        if found is not None:
-            intervals[name] = found
+        if found is None:
+            needed = stats.samples_needed(q)
+            method = f"not enough samples: {len(query_ms):,} of {needed:,} queries"
+            found = Estimate(point=None, low=None, high=None, n=len(query_ms), method=method)
+        intervals[name] = found
     return values, intervals
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from edgebench import stats
+from edgebench.agent.results import NOT_STEADY
 from edgebench.errors import (
     EXIT_FAILED,
     EXIT_GO,
@@ -75,10 +76,10 @@ def floor_of(to_itself: Estimate | None) -> float:
     """The relative noise floor, from the latency ratio of a model to itself.
 
     Twice the half width of its interval, or how far the interval reaches from 1 if that is more.
-    0 where there is no interval; then no variant has one either.
+    Infinite where there is no interval: then nothing can be told.
     """
     if to_itself is None or to_itself.low is None or to_itself.high is None or to_itself.low <= 0:
-        return 0.0
+        return math.inf
     return max(2 * relative_half_width(to_itself), to_itself.high - 1, 1 / to_itself.low - 1)
 
 
@@ -92,11 +93,12 @@ def relative_half_width(ratio: Estimate) -> float:
 def smallest_detectable_change(ratio: Estimate, floor: float) -> float | None:
     """The least true change of latency that a measurement like this one would find.
 
-    A change of `floor` plus the whole width of the interval is told from none in 95 % of repeats.
-    None where there is no interval.
+    `floor` plus three times the width of the interval: a repeat draws another floor and another
+    width, and in trials of base against itself with 6 processes a change of that size was found in
+    95 % of them (a change of one width, in 71 %). None where there is no interval, or no floor.
     """
-    width = 2 * relative_half_width(ratio)
-    return floor + width if math.isfinite(width) else None
+    least = floor + 6 * relative_half_width(ratio)
+    return least if math.isfinite(least) else None
 
 
 def judge_slower(ratio: Estimate, *, limit: float = 0.0, floor: float = 0.0) -> Slower:
@@ -106,7 +108,7 @@ def judge_slower(ratio: Estimate, *, limit: float = 0.0, floor: float = 0.0) -> 
     lies above 1 + δ, "faster" where it lies below 1 − δ, "not slower" where it lies below 1 + δ,
     else "inconclusive".
     """
-    if ratio.low is None or ratio.high is None:
+    if ratio.low is None or ratio.high is None or not math.isfinite(floor):
         return "inconclusive"
     delta = max(limit, floor)
     if ratio.low > 1 + delta:
@@ -120,19 +122,7 @@ def judge_variant(variant: Variant, base: Variant, gates: Sequence[Gate]) -> Var
     """The variant with one reason a gate and its verdict: the worst of them."""
     if variant.control or variant.name == "base" or variant.status != "measured":
         return variant.model_copy(update={"verdict": None, "reasons": ()})
-    invalid = [
-        f"{whose} measurement is not valid: {'; '.join(v.measurement.invalid_reasons)}"
-        for whose, v in (("the", variant), ("base's", base))
-        if v.measurement is not None and not v.measurement.valid
-    ]
-    if invalid:
-        text = invalid[0]
-        reasons = [
-            Reason(gate=g.describe(), metric=g.metric, verdict="INCONCLUSIVE", text=text)
-            for g in gates
-        ]
-    else:
-        reasons = [_judge(gate, variant, base) for gate in gates]
+    reasons = [_judge(gate, variant, base) for gate in gates]
     return variant.model_copy(
         update={"verdict": worst([r.verdict for r in reasons]), "reasons": tuple(reasons)}
     )
@@ -140,18 +130,35 @@ def judge_variant(variant: Variant, base: Variant, gates: Sequence[Gate]) -> Var
 
 def _judge(gate: Gate, variant: Variant, base: Variant) -> Reason:
     on_clock = gate.metric.startswith("latency_")
-    if on_clock and not all(is_steady(v) for v in (variant, base)):
-        return Reason(
-            gate=gate.describe(),
-            metric=gate.metric,
-            verdict="INCONCLUSIVE",
-            text=f"{gate.metric}: the latency was still moving when the warm-up's time was over",
-        )
-    floor = noise_floor(base) if gate.metric == "latency_ratio" else 0.0
+    for whose, one in (("the", variant), ("base's", base)):
+        spoilt = _spoilt(one, on_clock=on_clock)
+        if spoilt:
+            return Reason(
+                gate=gate.describe(),
+                metric=gate.metric,
+                verdict="INCONCLUSIVE",
+                text=f"{whose} measurement is not valid: {'; '.join(spoilt)}",
+            )
+    floor = 0.0
+    # Whatever base is measured against itself in has a floor.
+    to_itself = base.comparisons.get(gate.metric)
+    if to_itself is not None and gate.metric.endswith("_ratio"):
+        floor = floor_of(to_itself)
+        if not math.isfinite(floor):
+            return Reason(
+                gate=gate.describe(),
+                metric=gate.metric,
+                verdict="INCONCLUSIVE",
+                text=f"{gate.metric}: base against itself has no interval ({to_itself.method}), "
+                "so that there is no noise floor",
+            )
     reason = judge_gate(gate, find_estimate(variant, gate.metric), floor=floor)
-    again = second_look(variant) if gate.metric == "latency_ratio" else None
-    if reason.verdict != "NO-GO" or again is None:
+    if gate.metric != "latency_ratio" or reason.verdict != "NO-GO" or not _confirms(variant):
         return reason
+    again = second_look(variant)
+    if again is None:
+        text = f"{reason.text}, but was not measured again: the run had another limit"
+        return reason.model_copy(update={"verdict": "INCONCLUSIVE", "text": text})
     confirmed = judge_gate(gate, again, floor=floor)
     if confirmed.verdict == "NO-GO":
         return reason.model_copy(
@@ -165,11 +172,28 @@ def _judge(gate: Gate, variant: Variant, base: Variant) -> Reason:
     )
 
 
+def _spoilt(variant: Variant, *, on_clock: bool) -> list[str]:
+    """Why a measurement does not decide; a clock that was still moving leaves the answers alone."""
+    measurement = variant.measurement
+    if measurement is None:
+        return []
+    found = [] if measurement.valid else list(measurement.invalid_reasons)
+    moving = [NOT_STEADY] if on_clock and not is_steady(variant) else []
+    return [reason for reason in found if reason != NOT_STEADY] + moving
+
+
+def _confirms(variant: Variant) -> bool:
+    """Whether the run promised a second look before it says NO-GO."""
+    evidence = variant.measurement.evidence if variant.measurement is not None else {}
+    return evidence.get("confirms") is True
+
+
 def second_look(variant: Variant) -> Estimate | None:
     """The latency ratio of the confirming processes, where there were any."""
     evidence = variant.measurement.evidence if variant.measurement is not None else {}
-    found = evidence.get("confirmation", {}).get("latency_ratio")
-    return None if found is None else Estimate.model_validate(found)
+    found = evidence.get("confirmation")
+    ratio = found.get("latency_ratio") if isinstance(found, dict) else None
+    return None if ratio is None else Estimate.model_validate(ratio)
 
 
 def is_steady(variant: Variant) -> bool:
@@ -253,6 +277,8 @@ def _names(variants: Sequence[Variant]) -> str:
 
 
 def _shown(estimate: Estimate) -> str:
+    if estimate.point is None or estimate.low is None or estimate.high is None:
+        return estimate.method
     if estimate.low == estimate.high:
         return f"{estimate.point:.4g}"
     return f"{estimate.point:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"

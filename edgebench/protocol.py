@@ -86,6 +86,12 @@ class Protocol(BaseModel):
             )
         if 0 < self.energy_s < 10:
             raise ValueError("energy_s is below 10: sensors are too slow for a shorter window")
+        own_s = 2 * self.warmup_cap_s + 2 * self.pairs * self.block_s + self.single_s
+        if own_s >= self.timeout_s:
+            raise ValueError(
+                f"timeout_s ({self.timeout_s:g}) is not above the {own_s:g} s that warm-up, pairs "
+                "and single queries of one process may take"
+            )
         return self
 
 
@@ -93,7 +99,7 @@ PROFILES: dict[str, Protocol] = {
     "quick": Protocol(name="quick"),
     "standard": Protocol(
         name="standard",
-        processes=6,
+        processes=7,
         max_processes=24,
         half_width=0.005,
         time_cap_s=25.0,

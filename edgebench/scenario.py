@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from edgebench.agent.scenarios.loops import MOST_QUERIES
 from edgebench.errors import RecipeError
 from edgebench.validation import validated
 
@@ -18,6 +19,8 @@ DURATIONS = {"quick": 2.0, "standard": 10.0, "rigorous": 60.0}
 # Six processes then have the 662 queries that a 99th percentile needs.
 MIN_QUERIES = 120
 MIN_BATCHES = 4
+# As long as `duration_s` may be at most.
+_DAY_S = 86400.0
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ONLY_FOR: dict[str, Kind] = {"qps": "server", "load": "server", "samples": "multi-stream"}
@@ -40,9 +43,9 @@ class Scenario(BaseModel):
     batch: int | None = Field(None, ge=1, le=65536, description="examples in one inference")
     threads: int | None = Field(None, ge=1, le=1024, description="none: the target's")
     duration_s: float | None = Field(
-        None, gt=0, le=86400, description="least time; none: 2, 10 or 60 s, as the profile is"
+        None, gt=0, le=_DAY_S, description="least time; none: 2, 10 or 60 s, as the profile is"
     )
-    min_queries: int | None = Field(None, ge=1, le=10**8, description="least number of queries")
+    min_queries: int | None = Field(None, ge=1, le=10**6, description="least number of queries")
     samples: int | None = Field(
         None, ge=1, le=65536, description="examples in a multi-stream query"
     )
@@ -67,6 +70,7 @@ class Scenario(BaseModel):
                 )
             if self.driver == "loadgen" and self.target_latency_ms is None:
                 raise ValueError("LoadGen judges a server by 'target_latency_ms': give one")
+            self._can_arrive()
         if self.scenario == "offline" and self.target_latency_ms is not None:
             raise ValueError("offline has no latency, so no 'target_latency_ms'")
         if self.label is not None and not _LABEL.fullmatch(self.label):
@@ -77,9 +81,33 @@ class Scenario(BaseModel):
             raise ValueError(f"{self.samples} samples do not divide into batches of {self.batch}")
         return self
 
+    def _can_arrive(self) -> None:
+        """Raise ValueError where too many queries would arrive, or too slowly."""
+        if self.qps is None:
+            return
+        if self.duration_s is not None and self.qps * self.duration_s > self.most_queries:
+            raise ValueError(
+                f"{self.qps:,.10g} queries a second for {self.duration_s:g} s are more than the "
+                f"{self.most_queries:,} that a process keeps: lower 'qps' or 'duration_s', or "
+                "raise 'min_queries' to keep them all"
+            )
+        if self.min_queries is not None and self.min_queries > self.qps * _DAY_S:
+            raise ValueError(
+                f"at {self.qps:g} a second, {self.min_queries:,} queries take more than a day: "
+                "raise 'qps' or lower 'min_queries'"
+            )
+
+    @property
+    def most_queries(self) -> int:
+        """How many queries of one model a process keeps at most."""
+        return max(MOST_QUERIES, self.min_queries or 1)
+
     @property
     def queries_of(self) -> int:
         """How many examples one query holds."""
+        if self.driver == "loadgen" and self.scenario in ("single-stream", "server"):
+            # One of LoadGen's samples; a larger batch is filled up with copies of it.
+            return 1
         return self.samples or self.batch or 1
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from edgebench import gate
+from edgebench.agent.results import NOT_STEADY
 from edgebench.recipe import Gate
 from edgebench.records import Estimate, Measurement, Variant
 
@@ -162,7 +165,9 @@ def test_controls_do_not_make_a_run_go() -> None:
 
 
 def test_noise_floor_is_twice_the_half_width_or_what_it_is_off_by() -> None:
-    assert gate.floor_of(None) == 0.0
+    assert gate.floor_of(None) == math.inf
+    short = Estimate(point=1.0, low=None, high=None, n=3, method="too few")
+    assert gate.floor_of(short) == math.inf
     assert gate.floor_of(estimate(0.99, 1.01)) == pytest.approx(0.0202, abs=1e-3)
     assert gate.floor_of(estimate(1.04, 1.05)) == pytest.approx(0.05)
     assert gate.floor_of(estimate(0.90, 0.91)) == pytest.approx(1 / 0.9 - 1)
@@ -170,7 +175,8 @@ def test_noise_floor_is_twice_the_half_width_or_what_it_is_off_by() -> None:
 
 def test_smallest_detectable_change() -> None:
     found = gate.smallest_detectable_change(estimate(0.99, 1.01), 0.02)
-    assert found == pytest.approx(0.04, abs=1e-3)
+    assert found == pytest.approx(0.08, abs=1e-3)
+    assert gate.smallest_detectable_change(estimate(0.99, 1.01), math.inf) is None
     none = Estimate(point=1.0, low=None, high=None, n=3, method="too few")
     assert gate.smallest_detectable_change(none, 0.02) is None
 
@@ -196,7 +202,10 @@ def test_slower_only_beyond_limit_and_floor(
 def confirmed_by(low: float, high: float) -> Variant:
     first = variant(latency_ratio=estimate(1.2, 1.3))
     assert first.measurement is not None
-    evidence = {"confirmation": {"latency_ratio": estimate(low, high).model_dump()}}
+    evidence = {
+        "confirms": True,
+        "confirmation": {"latency_ratio": estimate(low, high).model_dump()},
+    }
     measurement = first.measurement.model_copy(update={"evidence": evidence})
     return first.model_copy(update={"measurement": measurement})
 
@@ -210,3 +219,57 @@ def test_no_go_on_the_clock_needs_its_confirmation() -> None:
     doubtful = gate.judge_variant(confirmed_by(0.98, 1.05), base, limit)
     assert doubtful.verdict == "INCONCLUSIVE"
     assert "fresh processes do not confirm it" in doubtful.reasons[0].text
+
+
+def test_no_go_that_was_never_looked_at_again_decides_nothing() -> None:
+    base = variant("base", latency_ratio=estimate(0.999, 1.001))
+    slow = confirmed_by(1.15, 1.25)
+    assert slow.measurement is not None
+    unseen = slow.measurement.model_copy(update={"evidence": {"confirms": True}})
+    limit = [Gate(metric="latency_ratio", max=1.0)]
+    judged = gate.judge_variant(slow.model_copy(update={"measurement": unseen}), base, limit)
+    assert judged.verdict == "INCONCLUSIVE"
+    assert "was not measured again" in judged.reasons[0].text
+    quick = slow.measurement.model_copy(update={"evidence": {}})
+    judged = gate.judge_variant(slow.model_copy(update={"measurement": quick}), base, limit)
+    assert judged.verdict == "NO-GO"
+
+
+def test_without_a_noise_floor_no_ratio_is_judged() -> None:
+    short = Estimate(point=1.0, low=None, high=None, n=3, method="median of 3: too few")
+    base, fast = variant("base", latency_ratio=short), variant(latency_ratio=estimate(0.5, 0.6))
+    judged = gate.judge_variant(fast, base, [Gate(metric="latency_ratio", max=1.0)])
+    assert judged.verdict == "INCONCLUSIVE"
+    assert "no noise floor" in judged.reasons[0].text
+    assert gate.judge_slower(estimate(1.2, 1.3), floor=math.inf) == "inconclusive"
+
+
+def test_a_moving_clock_leaves_the_answers_alone() -> None:
+    base = variant("base", latency_ratio=estimate(0.999, 1.001))
+    moving = Variant(
+        name="int8",
+        status="measured",
+        comparisons={
+            "latency_ratio": estimate(0.5, 0.6),
+            "functional_preservation": estimate(0.9, 0.95),
+        },
+        measurement=Measurement(
+            grade="C", valid=False, invalid_reasons=(NOT_STEADY,), evidence={"steady": False}
+        ),
+    )
+    gates = [
+        Gate(metric="latency_ratio", max=1.0),
+        Gate(metric="functional_preservation", min=0.8),
+    ]
+    judged = gate.judge_variant(moving, base, gates)
+    assert [r.verdict for r in judged.reasons] == ["INCONCLUSIVE", "GO"]
+    assert NOT_STEADY in judged.reasons[0].text
+
+
+def test_scenario_ratios_have_a_floor_too() -> None:
+    base = variant("base", server_p99_ratio=estimate(0.9, 1.1))
+    slower = variant(server_p99_ratio=estimate(1.05, 1.15))
+    limit = Gate(metric="server_p99_ratio", max=1.0)
+    judged = gate.judge_variant(slower, base, [limit])
+    assert judged.verdict == "INCONCLUSIVE"
+    assert "noise floor" in judged.reasons[0].text

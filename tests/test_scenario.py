@@ -41,6 +41,28 @@ def test_the_protocols_batch_is_the_default():
     assert (single.batch, multi.batch) == (3, 1)
 
 
+def test_a_query_of_loadgens_single_stream_or_server_is_one_example():
+    single, multi, server, offline = resolve(
+        {"scenario": "single-stream", "driver": "loadgen", "batch": 4},
+        {"scenario": "multi-stream", "driver": "loadgen"},
+        {"scenario": "server", "driver": "loadgen", "batch": 4, "qps": 5, "target_latency_ms": 9},
+        {"scenario": "offline", "driver": "loadgen", "batch": 4},
+    )
+    assert [s.queries_of for s in (single, multi, server, offline)] == [1, 8, 1, 4]
+
+
+def test_what_a_process_keeps_is_200_000_queries_or_the_least_that_was_asked_for():
+    few, many = resolve(
+        {"scenario": "server", "qps": 3000},
+        {"scenario": "server", "qps": 5000, "min_queries": 300_000},
+        profile="rigorous",
+    )
+    assert (few.most_queries, many.most_queries) == (200_000, 300_000)
+    said = "5,000 queries a second for 60 s are more than the 200,000 that a process keeps"
+    with pytest.raises(RecipeError, match=said):
+        resolve({"scenario": "server", "qps": 5000}, profile="rigorous")
+
+
 def test_resolving_twice_changes_nothing():
     once = resolve({"scenario": "server", "qps": 200, "threads": 2}, {"scenario": "offline"})
     assert resolve(*once, profile="rigorous", batch=9) == once
@@ -73,6 +95,9 @@ def test_same_settings_need_labels():
         ({"scenario": "multi-stream", "samples": 8, "batch": 3}, "do not divide"),
         ({"scenario": "multi-stream", "batch": 3}, "8 samples do not divide into batches of 3"),
         ({"scenario": "server", "qps": 5, "driver": "loadgen"}, "'target_latency_ms': give one"),
+        ({"scenario": "server", "qps": 1e7, "duration_s": 86400}, "10,000,000 queries a second"),
+        ({"scenario": "server", "qps": 1e-9}, "120 queries take more than a day"),
+        ({"scenario": "single-stream", "min_queries": 10**8}, "less than or equal to 1000000"),
         ({"scenario": "burst"}, "single-stream"),
         ({"scenario": "offline", "bacth": 4}, "did you mean 'batch'"),
         ({"scenario": "offline", "label": "../up"}, "cannot be a label"),

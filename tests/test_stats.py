@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from edgebench import stats
+from edgebench.agent.interval import STOPPING_LEVEL, half_width
 
 
 def test_tango_without_changes_has_a_closed_form() -> None:
@@ -195,3 +196,32 @@ def test_bootstrap_mean_stays_in_range_and_covers() -> None:
         assert values.min() <= e.low <= e.point <= e.high <= values.max()
         hits += e.low <= 0.01 <= e.high
     assert hits >= 88
+
+
+@pytest.mark.parametrize("least", [7, 12])
+@pytest.mark.parametrize("wanted", [0.4, 0.65, 1.0])
+def test_stopping_on_precision_keeps_the_promise(least: int, wanted: float) -> None:
+    rng = np.random.default_rng([least, int(100 * wanted)])
+    covered = 0
+    for _ in range(1500):
+        values = list(rng.standard_t(3, size=least))
+        while half_width(values) > wanted and len(values) < 40:
+            values.append(rng.standard_t(3))
+        e = stats.median_interval(np.array(values), STOPPING_LEVEL)
+        covered += e.low <= 0 <= e.high
+    # 1500 draws: 0.94 is two standard errors below 0.95.
+    assert 0.94 <= covered / 1500 <= 0.985
+
+
+@pytest.mark.parametrize(("queries", "q"), [(60, 0.9), (300, 0.99)])
+def test_tails_of_processes_that_differ_cover_95_percent(queries: int, q: float) -> None:
+    rng = np.random.default_rng(queries)
+    process = np.repeat(np.arange(6, dtype=np.int32), queries)
+    # What the quantile is over all processes there could be.
+    true = np.quantile(np.exp(rng.normal(0, 0.1, 200_000)) * rng.exponential(size=200_000), q)
+    covered = 0
+    for _ in range(200):
+        scale = np.repeat(np.exp(rng.normal(0, 0.1, 6)), queries)
+        e = stats.latency_quantile(scale * rng.exponential(size=len(process)), process, q)
+        covered += e.low <= true <= e.high
+    assert covered / 200 > 0.9

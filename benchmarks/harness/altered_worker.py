@@ -3,9 +3,9 @@
     python -m benchmarks.harness.altered_worker NAME=DELAY … [--bare FOLDER] -- worker JOB FD
 
 The model file called NAME.onnx is slowed down as `delays` says; `stall:S:EVERY_S` makes it stall
-for S seconds in the first call of every EVERY_S seconds. With --bare, a bare loop over the
-same bound query follows each of the agent's blocks, and both are left in FOLDER. All else is the
-agent's own: this calls its `main`.
+for S seconds in the first call of every EVERY_S seconds. With --bare, bare loops over the same
+session take turns with each of the agent's blocks, nothing is slowed down, and what all of them saw
+is left in FOLDER. All else is the agent's own: this calls its `main`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ import os
 import sys
 import time
 from array import array
+from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.harness.delays import Run, delayed
+from benchmarks.harness.delays import delayed
 from edgebench.agent import measure
 from edgebench.agent.__main__ import main as agent_main
 from edgebench.agent.runtimes import RUNTIMES
 from edgebench.agent.runtimes.base import Query
 from edgebench.agent.runtimes.onnxruntime import OnnxRuntime
 from edgebench.agent.scenarios.stall import stalling
+
+# Makes so many calls and gives the nanoseconds they took.
+Burst = Callable[[int], int]
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -39,21 +43,24 @@ def command(delays: dict[str, str], bare: Path | None = None) -> list[str]:
 
 
 class Altered(OnnxRuntime):
-    """ONNX Runtime in which the models named in `delays` are slow."""
+    """ONNX Runtime in which the models named in `delays` are slow; `bare` knows the sessions."""
 
-    def __init__(self, delays: dict[str, str]) -> None:
+    def __init__(self, delays: dict[str, str], bare: BareLoops | None) -> None:
         self.delays = delays
+        self.bare = bare
 
     def load(self, path: Path, *rest: Any) -> Any:
         """Load a model; its bound query is delayed where its name says so."""
         model: Any = super().load(path, *rest)
         spec = self.delays.get(path.stem)
-        if spec is None:
-            return model
         bind = model.bind
 
-        def slow_bind(*arguments: Any) -> Query:
-            query = bind(*arguments)
+        def slow_bind(feed: Any, answer: Any) -> Query:
+            if self.bare is not None:
+                return self.bare.bind(model, feed, answer, bind)
+            query = bind(feed, answer)
+            if spec is None:
+                return query
             kind, *numbers = spec.split(":")
             if kind == "stall":
                 stall_s, every_s = (float(number) for number in numbers)
@@ -67,30 +74,59 @@ class Altered(OnnxRuntime):
 
 
 class BareLoops:
-    """A loop with nothing in it but the query, after each of the agent's own blocks.
+    """Two loops with nothing in them but the runtime's call, beside each of the agent's own blocks.
 
-    Both take the clock around the same number of calls; the agent also writes inputs, keeps its
-    samples and looks at the clock whether the block is over.
+    One calls the session's `run_with_iobinding` on the buffers the agent has bound, the other its
+    `run` with a dictionary. All put the clock around the same number of calls; the agent also goes
+    through its own layers, writes inputs, keeps its samples and looks whether the block is over.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._time_block = measure.time_block
-        # Of each pair of blocks, in ns a call: the agent's median, the bare one's, and what the
-        # agent spent outside of its timed spans.
-        self._rows: list[tuple[float, float, float]] = []
+        self._of: dict[Query, tuple[Burst, Burst]] = {}
+        # Of each turn, in ns a call: the medians of the agent's block and of the two bare ones, and
+        # what the agent spent outside of its timed spans.
+        self._rows: list[tuple[float, float, float, float]] = []
+
+    def bind(self, model: Any, feed: Any, answer: Any, bind: Callable[..., Query]) -> Query:
+        """The agent's own query; notes the session and the binding it made."""
+        session, made = model._session, []
+        new = session.io_binding
+
+        def io_binding() -> Any:
+            made.append(new())
+            return made[-1]
+
+        session.io_binding = io_binding
+        try:
+            query = bind(feed, answer)
+        finally:
+            del session.io_binding
+        (binding,) = made
+        names = [spec.name for spec in model.outputs]
+        named = dict(zip((spec.name for spec in model.inputs), feed, strict=True))
+        self._of[query] = bound_burst(session, binding), run_burst(session, names, named)
+        return query
 
     def time_block(
         self, arm: measure.Arm, inner: int, block_s: float, clock: Any = time.perf_counter_ns
     ) -> Any:
-        """The agent's block, then the bare one, or the other way round every second time."""
-        bare_first = len(self._rows) % 2 == 1
-        bare = _bare_ns(arm.query.run, inner, block_s) if bare_first else 0.0
-        found = self._time_block(arm, inner, block_s, clock)
-        wall, calls = clock() - found[0], inner * len(found[1])
-        if not bare_first:
-            bare = _bare_ns(arm.query.run, inner, block_s)
-        self._rows.append((median(found[1]) / inner, bare, (wall - sum(found[1])) / calls))
+        """The agent's block and the two bare ones, each of them first in its turn."""
+        bound, plain = self._of[arm.query]
+        medians: dict[str, float] = {}
+        between = 0.0
+        found = None
+        order = ("agent", "bound", "plain") * 2
+        first = len(self._rows) % 3
+        for each in order[first : first + 3]:
+            if each == "agent":
+                found = self._time_block(arm, inner, block_s, clock)
+                between = (clock() - found[0] - sum(found[1])) / (inner * len(found[1]))
+                medians[each] = median(found[1]) / inner
+            else:
+                medians[each] = _block_ns(bound if each == "bound" else plain, inner, block_s)
+        self._rows.append((medians["agent"], medians["bound"], medians["plain"], between))
         return found
 
     def save(self) -> None:
@@ -100,17 +136,38 @@ class BareLoops:
         np.save(self._folder / f"{os.getpid()}.npy", np.array(self._rows))
 
 
-def _bare_ns(run: Run, inner: int, block_s: float) -> float:
-    """The median over one block of a call in a loop of nothing else, in ns."""
-    clock, samples = time.perf_counter_ns, array("q")
-    after = clock()
-    end = after + int(block_s * 1e9)
-    while after < end:
-        before = clock()
-        for _ in repeat(None, inner):
-            run()
-        after = clock()
-        samples.append(after - before)
+def bound_burst(session: Any, binding: Any) -> Burst:
+    """So many calls of `session.run_with_iobinding` by the clock, in ns."""
+    clock, run = time.perf_counter_ns, session.run_with_iobinding
+
+    def burst(calls: int) -> int:
+        start = clock()
+        for _ in repeat(None, calls):
+            run(binding)
+        return clock() - start
+
+    return burst
+
+
+def run_burst(session: Any, names: list[str], feed: dict[str, Any]) -> Burst:
+    """So many calls of `session.run` by the clock, in ns."""
+    clock, run = time.perf_counter_ns, session.run
+
+    def burst(calls: int) -> int:
+        start = clock()
+        for _ in repeat(None, calls):
+            run(names, feed)
+        return clock() - start
+
+    return burst
+
+
+def _block_ns(burst: Burst, inner: int, block_s: float) -> float:
+    """The median of a call over one block of bursts, in ns."""
+    samples = array("q")
+    end = time.perf_counter_ns() + int(block_s * 1e9)
+    while not samples or time.perf_counter_ns() < end:
+        samples.append(burst(inner))
     return median(samples) / inner
 
 
@@ -124,7 +181,7 @@ def main() -> int:
         bare = BareLoops(Path(own[at + 1]))
         own = own[:at]
         measure.time_block = bare.time_block
-    RUNTIMES["onnxruntime"] = Altered(dict(entry.split("=", 1) for entry in own))
+    RUNTIMES["onnxruntime"] = Altered(dict(entry.split("=", 1) for entry in own), bare)
     code = agent_main(agents)
     if bare is not None and agents[0] == "worker":
         bare.save()

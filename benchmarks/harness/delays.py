@@ -16,20 +16,38 @@ Run = Callable[[], object]
 CLOCKED_FROM_NS = 4000.0
 _ROUNDS, _CALLS = 100, 20
 _MANY = 200
+_CALIBRATED_NS, _LEAST_CALLS = 300_000_000, 40
 
 
 def delayed(run: Run, spec: str) -> Run:
     """`run` made slower as `spec` says.
 
-    `spin:NS`: every call by NS nanoseconds; `none`: not at all.
+    `spin:NS`: every call by NS nanoseconds; `share:S`: by that share of the median call of `run`,
+    which is timed here, also where the share is 0; `none`: not at all.
     """
     kind, _, number = spec.partition(":")
     if kind == "none":
         return run
-    if kind != "spin":
+    if kind not in {"spin", "share"}:
         raise ValueError(f"no such delay: {spec}")
-    ns = float(number)
+    ns = float(number) if kind == "spin" else float(number) * median_call_ns(run)
+    if ns == 0:
+        return run
     return clocked_spin(run, ns) if ns >= CLOCKED_FROM_NS else counted_spin(run, ns)
+
+
+def median_call_ns(run: Run) -> float:
+    """The median call of `run` in a warm loop of 0.3 s, and of 40 calls at least."""
+    clock, samples = time.perf_counter_ns, []
+    after = clock()
+    end = after + _CALIBRATED_NS
+    while after < end or len(samples) < _LEAST_CALLS:
+        before = clock()
+        run()
+        after = clock()
+        samples.append(after - before)
+    # The first half warms it up.
+    return float(median(samples[len(samples) // 2 :]))
 
 
 def clocked_spin(run: Run, ns: float) -> Run:

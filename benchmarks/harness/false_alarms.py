@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.harness.judging import judged
 from benchmarks.harness.measuring import Measured, NoMeasurementError, measure
 from benchmarks.harness.noise import condition
-from benchmarks.harness.setting import Patience, Setting, judged
+from benchmarks.harness.setting import Patience, Setting
 
 EXPERIMENT = "aa"
 
@@ -27,7 +28,7 @@ def run(setting: Setting, conditions: list[str], trials: int, subject: str, prof
         have = [row for row in setting.log.done(**settings) if "judged" in row["result"]]
         if len(have) >= trials or setting.over:
             continue
-        bundle = setting.bundle("aa", subject, ["base"], profile)
+        bundle = setting.bundle("aa", subject, ["base"], profile, looked_at_twice=["base"])
         before: Measured | None = None
         index, patience = len(have), Patience(setting)
         with condition(name, setting.cpu, setting.seed + index):
@@ -43,13 +44,15 @@ def run(setting: Setting, conditions: list[str], trials: int, subject: str, prof
                 now = found["base"]
                 result: dict[str, Any] = {"measured": now.record()}
                 if before is not None:
+                    result["floor"] = before.record()
                     result["judged"] = judged(now, before)
-                    result["others"] = setting.others(bundle, index, "none")
+                    result["others"] = setting.others(bundle, index, 0.0)
                     index += 1
                     setting.tell(
                         f"aa {name} {index}/{trials}: {now.ratio.point:.4f} "
                         f"[{now.ratio.low:.4f}, {now.ratio.high:.4f}] "
-                        f"{result['judged']['by_interval']}, {now.seconds:.1f} s"
+                        f"{result['judged']['by_interval']}, {result['judged']['verdict']}, "
+                        f"{before.seconds:.1f} + {now.seconds:.1f} s"
                     )
                 setting.log.append({**row, "index": index}, device, result)
                 before = now

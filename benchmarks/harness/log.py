@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from edgebench import __version__
 
-SCHEMA = "edgebench.harness/1"
+SCHEMA = "edgebench.harness/2"
+ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("numpy", "onnxruntime", "pytest-benchmark", "pyperf")
+
+_FOLDERS = ("--out", "--report")
 
 Row = dict[str, Any]
 
@@ -49,7 +52,9 @@ class Log:
         with self.file.open("ab") as file:
             if file.tell() and not _ends_with_newline(self.file):
                 file.write(b"\n")
-            file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            # What a tool says when it fails may name files: where the repository lies is nobody's.
+            line = json.dumps(row, allow_nan=False).replace(f"{ROOT}/", "")
+            file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         return row
@@ -92,9 +97,23 @@ def machine_of(device: Row) -> Row:
     }
 
 
-def command_line() -> str:
-    """How this process was called, as a reader would call it."""
-    return " ".join(["python -m benchmarks.harness", *sys.argv[1:]])
+def command_line(arguments: Sequence[str]) -> str:
+    """How this process was called, as a reader would call it.
+
+    The folders of `--out` and `--report` are told relative to the repository, and left out where
+    they lie elsewhere.
+    """
+    words, left = ["python -m benchmarks.harness"], list(arguments)
+    while left:
+        word = left.pop(0)
+        option, equals, value = word.partition("=")
+        if option not in _FOLDERS:
+            words.append(word or "''")
+            continue
+        folder = Path(value if equals or not left else left.pop(0)).resolve()
+        if folder.is_relative_to(ROOT):
+            words.append(f"{option} {folder.relative_to(ROOT)}")
+    return " ".join(words)
 
 
 def _ends_with_newline(file: Path) -> bool:

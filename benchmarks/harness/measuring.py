@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.models import Subject, examples
-from edgebench import __version__
+from edgebench import __version__, stats
 from edgebench.agent.bundle import sha256_of
 from edgebench.agent.plan import run_plan
-from edgebench.compare import latency_ratio
+from edgebench.compare import confirmation, latency_ratio
+from edgebench.pipeline.comparison_judging import COLD
 from edgebench.pipeline.results import read_samples
 from edgebench.protocol import Protocol
 from edgebench.records import Estimate
@@ -28,10 +29,19 @@ EXAMPLES = 16
 class Measured:
     """What the agent found of one model beside base: the latency ratio, and how it came about.
 
-    `base_us` is the median query of base; `processes` how many were started; `stopped` why no more.
+    `again`: the ratio in the processes of the second look, where there was one, and `confirms`
+    whether the protocol asks for it; `logs`: the log ratio of each process of the first look;
+    `cold`: what loading took, a value a process; `base_us`: the median query of base; `seconds` and
+    `processes`: of both looks; `stopped`: why the first one had no more; `others_share`: how much
+    of the processors' time others used meanwhile; `runnable`: how many tasks ran or waited to, the
+    median over the processes' starts (this one is the first).
     """
 
     ratio: Estimate
+    again: Estimate | None
+    confirms: bool
+    logs: tuple[float, ...]
+    cold: dict[str, tuple[float, ...]]
     base_us: float
     seconds: float
     processes: int
@@ -39,13 +49,15 @@ class Measured:
     steady: bool
     reasons: tuple[str, ...]
     stopped: str | None
+    others_share: float | None
+    runnable: float
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
         return {
             **asdict(self),
             "ratio": self.ratio.model_dump(mode="json"),
-            "reasons": list(self.reasons),
+            "again": None if self.again is None else self.again.model_dump(mode="json"),
         }
 
 
@@ -62,9 +74,14 @@ def write_bundle(
     seed: int,
     cpu: int,
     timed: Sequence[str] | None = None,
+    looked_at_twice: Sequence[str] = (),
     scenarios: Sequence[dict[str, Any]] = (),
 ) -> Path:
-    """A bundle with the same file under each of `names` (one of them `base`)."""
+    """A bundle with the same file under each of `names` (one of them `base`).
+
+    Those `looked_at_twice` get the limit that makes the agent measure again what lies above 1,
+    where the protocol confirms.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "models").mkdir(parents=True)
     array = examples(subject, EXAMPLES)
@@ -80,6 +97,9 @@ def write_bundle(
                 "sha256": sha256_of(path),
                 "bytes": path.stat().st_size,
                 "timed": name in (timed or names),
+                "limits": {"latency_ratio": {"min": None, "max": 1.0}}
+                if name in looked_at_twice
+                else {},
             }
         )
     settings = {**protocol.model_dump(mode="json"), "cpu": [cpu]}
@@ -122,7 +142,13 @@ def measure(
     """
     shutil.rmtree(out, ignore_errors=True)
     start = time.monotonic()
-    run_plan(bundle, out, lambda event: None, command=list(command) if command else None)
+    runnable: dict[str, list[int]] = {}
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "process":
+            runnable.setdefault(event["name"], []).append(runnable_tasks())
+
+    run_plan(bundle, out, on_event, command=list(command) if command else None)
     wall = time.monotonic() - start
     device = json.loads((out / "device.json").read_text(encoding="utf-8"))
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
@@ -130,23 +156,47 @@ def measure(
     results = {n: json.loads((out / n / "result.json").read_text(encoding="utf-8")) for n in timed}
     # Probing the device and unpacking belong to the cost too.
     shared = (wall - sum(r["seconds"] for r in results.values())) / len(results)
-    return {n: _found(out / n, r, r["seconds"] + shared) for n, r in results.items()}, device
+    protocol = manifest["protocol"]
+    return {
+        n: _found(out / n, r, protocol, r["seconds"] + shared, float(np.median(runnable[n])))
+        for n, r in results.items()
+    }, device
 
 
-def _found(folder: Path, result: dict[str, Any], seconds: float) -> Measured:
+def runnable_tasks() -> int:
+    """How many tasks of the whole machine run or wait for a processor; this one is among them."""
+    return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0])
+
+
+def _found(
+    folder: Path,
+    result: dict[str, Any],
+    protocol: dict[str, Any],
+    seconds: float,
+    runnable: float,
+) -> Measured:
     if result["status"] != "measured":
         raise NoMeasurementError(f"{result['name']}: {result['problem']}")
     samples = read_samples(folder / "samples.npz")
     ratio = latency_ratio(samples)
     if ratio.point is None or ratio.low is None or ratio.high is None:
         raise NoMeasurementError(f"{result['name']}: no interval ({ratio.method})")
+    evidence = result["evidence"]
+    base_ns, variant_ns, process = samples.paired_medians()
+    logs = stats.by_process(np.log(variant_ns / base_ns), process)
     return Measured(
         ratio=ratio,
+        again=confirmation(samples),
+        confirms=protocol["confirm"],
+        logs=tuple(logs.tolist()),
+        cold={name: tuple(one[name] for one in result["cold"]) for name in COLD},
         base_us=float(np.median(samples.of_arm(0))) / 1e3,
         seconds=round(seconds, 3),
         processes=len(result["cold"]),
         valid=result["valid"],
-        steady=result["evidence"].get("steady") is True,
+        steady=evidence["steady"],
         reasons=tuple(result["invalid_reasons"]),
-        stopped=result["evidence"].get("stopped"),
+        stopped=evidence["stopped"],
+        others_share=evidence["watch"]["others_share"],
+        runnable=runnable,
     )

@@ -10,7 +10,7 @@ packages need torch or a build of their own, the loop is written again in `arms/
 | optimum-benchmark | huggingface/optimum-benchmark, `scenarios/inference/config.py` (duration 10 s, iterations 10, warmup_runs 10), `trackers/latency.py` (mean); no rule of comparison: the limits are ours |
 | onnxruntime_perf_test | microsoft/onnxruntime, `onnxruntime/test/perftest/performance_runner.{h,cc}`: one warm-up, `-r 1000` (the default of `-m times`), total time over repeats; no rule of comparison |
 | pytest-benchmark min, mean | `--benchmark-compare-fail=min:5%`, the package's own `PercentageRegressionCheck`, defaults (min_rounds 5, max_time 1 s, min_time 5 µs) |
-| pyperf | psf/pyperf, `python -m pyperf compare_to`: a two-sample t-test at 95 %, defaults (20 processes, 3 values each) |
+| pyperf | psf/pyperf, `python -m pyperf compare_to`, alone and with `--min-speed`: a two-sample t-test at 95 %, defaults (20 processes, 3 values each) |
 """  # noqa: E501 - table rows
 
 from __future__ import annotations
@@ -31,13 +31,26 @@ _LIMIT_S = 600.0
 
 @dataclass(frozen=True)
 class Job:
-    """Two models to be compared: their file and inputs, the delay of the second, where to time."""
+    """Two models to be compared: their file and inputs, and the processor to time them on.
+
+    `slower`: the second one is slower by that share of the median call that the rule itself times.
+    """
 
     model: Path
     inputs: Path
-    delay: str
+    slower: float
     cpu: int
     out: Path
+
+    @property
+    def delays(self) -> tuple[str, str]:
+        """Those of the first and of the second; both are calibrated, and so warmed, or none is."""
+        return ("share:0", f"share:{self.slower:g}") if self.slower else ("none", "none")
+
+    @property
+    def preparing(self) -> Path:
+        """Where the arms note the seconds that went into making a model slower."""
+        return self.out / "preparing.txt"
 
 
 class RuleError(Exception):
@@ -50,6 +63,7 @@ def _run(arguments: list[str], job: Job, delay: str) -> None:
         "HARNESS_MODEL": str(job.model),
         "HARNESS_INPUTS": str(job.inputs),
         "HARNESS_DELAY": delay,
+        "HARNESS_PREPARING": str(job.preparing),
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
@@ -66,14 +80,14 @@ def _run(arguments: list[str], job: Job, delay: str) -> None:
     )
     if done.returncode != 0:
         lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
-        raise RuleError(f"{' '.join(arguments[:3])}: {lines[-1] if lines else 'no output'}")
+        raise RuleError(lines[-1] if lines else "it failed without a word")
 
 
 def _in_process(kind: str) -> Callable[[Job], dict[str, Any]]:
     def run(job: Job) -> dict[str, Any]:
         out = job.out / f"{kind}.json"
         both = kind == "olive"
-        delays = [f"none,{job.delay}"] if both else ["none", job.delay]
+        delays = [",".join(job.delays)] if both else list(job.delays)
         means: list[float] = []
         for delay in delays:
             _run(["-m", "benchmarks.harness.arms.in_process", kind, str(out)], job, delay)
@@ -89,7 +103,7 @@ def _pytest_benchmark(job: Job) -> dict[str, Any]:
     settings = job.out / "pytest.ini"
     settings.write_text("[pytest]\n", encoding="utf-8")
     stats = []
-    for arm, delay in (("a", "none"), ("b", job.delay)):
+    for arm, delay in zip("ab", job.delays, strict=True):
         saved = job.out / f"pytest-{arm}.json"
         arguments = ["-m", "pytest", "-q", "-c", str(settings), "-p", "no:cacheprovider"]
         arguments += ["--benchmark-only", f"--benchmark-json={saved}", str(ARMS / "arm_pytest.py")]
@@ -113,16 +127,24 @@ def _pyperf(job: Job) -> dict[str, Any]:
     from pyperf._compare import CompareData, CompareResult
 
     found = []
-    for arm, delay in (("a", "none"), ("b", job.delay)):
+    for arm, delay in zip("ab", job.delays, strict=True):
         saved = job.out / f"pyperf-{arm}.json"
         saved.unlink(missing_ok=True)
         script = str(ARMS / "arm_pyperf.py")
         arguments = [script, "-q", "--copy-env", f"--affinity={job.cpu}", "-o", str(saved)]
         _run(arguments, job, delay)
         found.append(CompareData(arm, pyperf.Benchmark.load(str(saved))))
-    compared = CompareResult(found[0], found[1])
+    compared = CompareResult(*found)
+    slower = compared.norm_mean > 1
     return {
-        "pyperf": {"ratio": compared.norm_mean, "significant": bool(compared.significant)},
+        "pyperf": {
+            "ratio": compared.norm_mean,
+            "significant": bool(compared.significant),
+            "fails": {
+                str(limit): bool(slower and CompareResult(*found, min_speed=limit).significant)
+                for limit in LIMITS
+            },
+        },
     }
 
 
@@ -144,24 +166,36 @@ def run_rules(job: Job, names: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in names:
         start = time.monotonic()
+        job.preparing.write_text("", encoding="utf-8")
         try:
             results = RUNNERS[name](job)
         except (RuleError, OSError, ValueError, subprocess.TimeoutExpired) as error:
             results = {name: {"problem": str(error)}}
-        seconds = round(time.monotonic() - start, 3)
+        preparing = sum(float(line) for line in job.preparing.read_text().splitlines())
+        seconds = round(time.monotonic() - start - preparing, 3)
         found |= {rule: {**result, "seconds": seconds} for rule, result in results.items()}
     return found
 
 
-def says_slower(result: Mapping[str, Any], limit: int) -> bool | None:
+def says_slower(result: Mapping[str, Any], limit: int | None) -> bool | None:
     """Whether a rule calls the variant slower, at a limit of so many percent; None: it failed.
 
-    pyperf tests for any difference and knows no limit.
+    Without a limit it has to have a test of its own (pyperf's, for any difference).
     """
     if "problem" in result:
         return None
-    if "significant" in result:
+    if limit is None:
         return bool(result["significant"] and result["ratio"] > 1)
-    if "fails" in result and str(limit) in result["fails"]:
+    if "fails" in result:
         return bool(result["fails"][str(limit)])
     return bool(result["ratio"] > 1 + limit / 100)
+
+
+def title(rule: str, limit: int | None = None) -> str:
+    """A rule with its limit, as its tool would write it where it knows one."""
+    if rule.startswith("pytest-benchmark") and limit is not None:
+        return f"{rule}:{limit}%"
+    if rule == "pyperf":
+        return rule if limit is None else f"pyperf --min-speed={limit}"
+    named = "onnxruntime_perf_test -m times -r 1000" if rule == "onnxruntime_perf_test" else rule
+    return named if limit is None else f"{named} >{limit}%"

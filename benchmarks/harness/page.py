@@ -10,14 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness.noise import CONDITIONS
-from benchmarks.harness.summary import (
-    OURS,
-    Row,
-    Table,
-    grouped,
-    tables,
-    trials_of,
-)
+from benchmarks.harness.others import title
+from benchmarks.harness.rule_tables import OURS
+from benchmarks.harness.summary import tables
+from benchmarks.harness.table import Row, Table, grouped, trials_of
 from edgebench.report.svg import (
     FONT_SIZE,
     INK,
@@ -185,7 +181,9 @@ def rule_figure(rows: Sequence[Row]) -> Figure | None:
         axes.set_xlim(-1.05 * reach, 1.7 * reach)
         axes.set_xticks([-step, 0, step] if (step := _round(0.8 * reach)) else [0])
         axes.set_ylim(len(rules) - 0.5, -0.5)
-        axes.set_yticks(range(len(rules)), labels=rules if number == 0 else [""] * len(rules))
+        # A name with options takes two lines.
+        named = [title(rule).replace(" -", "\n-", 1) if number == 0 else "" for rule in rules]
+        axes.set_yticks(range(len(rules)), labels=named)
         axes.set_xlabel("seen change, %", color=MUTED, fontsize=FONT_SIZE)
     return figure
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.log import Log
-from benchmarks.harness.measuring import Measured, NoMeasurementError, write_bundle
+from benchmarks.harness.measuring import NoMeasurementError, write_bundle
 from benchmarks.harness.models import SUBJECTS
 from benchmarks.harness.others import Job, run_rules
-from edgebench import gate
 from edgebench.protocol import PROFILES
 
 MOST_FAILURES = 3
@@ -54,13 +53,16 @@ class Setting:
             **more,
         )
 
-    def others(self, bundle: Path, index: int, delay: str) -> dict[str, Any] | None:
-        """What the other tools' rules say of the same two models, in every `every`-th trial."""
+    def others(self, bundle: Path, index: int, slower: float) -> dict[str, Any] | None:
+        """What the other tools' rules say of the same two models, in every `every`-th trial.
+
+        `slower`: by what share of its own call the second one is.
+        """
         if not self.rules or index % self.every:
             return None
         out = self.work / "others"
         shutil.rmtree(out, ignore_errors=True)
-        job = Job(bundle / "models" / "base.onnx", bundle / "inputs.npy", delay, self.cpu, out)
+        job = Job(bundle / "models" / "base.onnx", bundle / "inputs.npy", slower, self.cpu, out)
         return run_rules(job, self.rules)
 
 
@@ -82,23 +84,6 @@ class Patience:
     def succeeded(self) -> None:
         """Start counting anew."""
         self._failures = 0
-
-
-def judged(measured: Measured, floor: Measured) -> dict[str, Any]:
-    """The agent's interval under edgebench's own rule, the noise floor from another measurement.
-
-    `by_interval` looks at the interval alone; `verdict` is what a run would say, where only a
-    valid and steady measurement can fail a model.
-    """
-    height = gate.floor_of(floor.ratio)
-    by_interval = gate.judge_slower(measured.ratio, floor=height)
-    good = measured.valid and measured.steady and floor.valid and floor.steady
-    return {
-        "floor": height,
-        "smallest_detectable_change": gate.smallest_detectable_change(measured.ratio, height),
-        "by_interval": by_interval,
-        "verdict": by_interval if good else "inconclusive",
-    }
 
 
 def pinned_cpu() -> int:

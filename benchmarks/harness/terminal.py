@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from textwrap import wrap
 
-from benchmarks.harness.summary import Rate, Table
+from benchmarks.harness.table import Rate, Table
+
+_NAME, _LABEL, _VALUE = 26, 36, 38
 
 
 def as_text(found: Sequence[Table]) -> str:
@@ -20,20 +23,24 @@ def as_text(found: Sequence[Table]) -> str:
 
 def _lists(table: Table) -> list[str]:
     names = table.columns[table.about :]
-    width = max(len(name) for name in names)
     lines = []
     for cells in table.cells:
         lines.append(f"  {', '.join(str(cell) for cell in cells[: table.about])}")
-        named = zip(names, cells[table.about :], strict=True)
-        lines += [f"    {name:<{width}}  {cell}" for name, cell in named]
+        for name, cell in zip(names, cells[table.about :], strict=True):
+            parts = zip_longest(wrap(name, _LABEL), wrap(str(cell), _VALUE), fillvalue="")
+            lines += [f"    {left:<{_LABEL}}  {right}".rstrip() for left, right in parts]
     return lines
 
 
 def _grid(table: Table) -> list[str]:
-    """Headings have a line for each word; a rate is its share alone."""
+    """Headings have a line for each word, long names several; a rate is its share alone."""
     heads = [column.split() for column in table.columns]
-    cells = [[c.short if isinstance(c, Rate) else c for c in line] for line in table.cells]
-    lines = [*(list(words) for words in zip_longest(*heads, fillvalue="")), *cells]
+    lines = [list(words) for words in zip_longest(*heads, fillvalue="")]
+    for name, *rest in table.cells:
+        cells = [c.short if isinstance(c, Rate) else c for c in rest]
+        first, *more = wrap(str(name), _NAME)
+        lines.append([first, *cells])
+        lines += [[f"  {part}", *([""] * len(cells))] for part in more]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
     return [
         "  " + " ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()

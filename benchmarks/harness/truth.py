@@ -1,12 +1,14 @@
-"""Truth: what the agent reports of a call, beside a bare loop over the same bound query.
+"""Truth: what the agent reports of a call, beside bare loops on the same session.
 
-In the agent's own worker a bare loop follows or precedes each of its blocks, on the same session,
-in the same process, pinned alike. Both put the clock around the same number of calls.
+In the agent's own worker, pinned alike, two bare loops take turns with each of its blocks: one of
+`session.run_with_iobinding` on the buffers the agent has bound, one of `session.run`. All of them
+put the clock around the same number of calls.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ def run(
                 "subject": subject,
                 "profile": profile,
             }
-            have = [row for row in setting.log.done(**settings) if "ratio" in row["result"]]
+            have = [row for row in setting.log.done(**settings) if "added_us" in row["result"]]
             patience = Patience(setting)
             bundle = setting.bundle("truth", subject, ["base"], profile)
             for index in range(len(have) + 1, trials + 1):
@@ -56,28 +58,37 @@ def run(
                 setting.tell(
                     f"truth {subject} {index}/{trials}: {result['agent_us']:.2f} µs, "
                     f"{result['ratio']['point']:.4f} of a bare loop, "
-                    f"{result['added_us']['point']:+.3f} µs a call"
+                    f"{result['added_us']['point']:+.3f} µs a call, "
+                    f"{result['over_run_us']['point']:+.3f} over session.run"
                 )
 
 
 def compare(processes: list[np.ndarray]) -> dict[str, Any]:
-    """From each process's rows (agent's median, bare median, time outside the spans; ns a call).
+    """From each process's rows, in ns a call: agent, bare loop, `session.run` loop, outside spans.
 
-    `ratio`: the agent's median over the bare loop's. `added_us`: by how much more the agent
-    reports. `between_us`: what it spends a call outside of its timed spans, and does not report.
-    Medians over the blocks of a process, intervals over processes.
+    `ratio`: the agent's median over that of the bare loop on bound buffers. `added_us`: by how much
+    more the agent reports; `over_run_us`: the same beside the loop of `session.run`. `between_us`:
+    what it spends a call outside of its timed spans, and does not report. Medians over the blocks
+    of a process, intervals over processes.
     """
     per_process = [rows for rows in processes if rows.ndim == 2 and len(rows)]
-    logs = np.array([np.median(np.log(rows[:, 0] / rows[:, 1])) for rows in per_process])
-    added = np.array([np.median(rows[:, 0] - rows[:, 1]) / 1e3 for rows in per_process])
-    between = np.array([np.median(rows[:, 2]) / 1e3 for rows in per_process])
-    ratio = stats.median_interval(logs)
+
+    def over_processes(of: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+        return stats.median_interval(np.array([np.median(of(rows)) for rows in per_process]))
+
+    middle = {
+        name: float(np.median([np.median(rows[:, column]) for rows in per_process])) / 1e3
+        for column, name in enumerate(("agent_us", "bare_us", "run_us"))
+    }
+    found = {
+        "ratio": _exp(over_processes(lambda rows: np.log(rows[:, 0] / rows[:, 1]))),
+        "added_us": over_processes(lambda rows: (rows[:, 0] - rows[:, 1]) / 1e3),
+        "over_run_us": over_processes(lambda rows: (rows[:, 0] - rows[:, 2]) / 1e3),
+        "between_us": over_processes(lambda rows: rows[:, 3] / 1e3),
+    }
     return {
-        "agent_us": float(np.median([np.median(rows[:, 0]) for rows in per_process])) / 1e3,
-        "bare_us": float(np.median([np.median(rows[:, 1]) for rows in per_process])) / 1e3,
-        "ratio": _exp(ratio).model_dump(mode="json"),
-        "added_us": stats.median_interval(added).model_dump(mode="json"),
-        "between_us": stats.median_interval(between).model_dump(mode="json"),
+        **middle,
+        **{name: estimate.model_dump(mode="json") for name, estimate in found.items()},
         "blocks": sum(len(rows) for rows in per_process),
     }
 

@@ -116,7 +116,7 @@ class Recheck:
             raise ModelFailedError("an output inside the timed phase is not finite")
         else:
             difference = float(np.abs(answer - expected).max())
-            scale = max(1.0, float(np.abs(expected).max()))
+            scale = float(np.abs(expected).max()) or 1.0
             wrong = not difference <= self._tolerance * scale
         self.largest = max(self.largest, difference)
         if wrong and self.problem is None:

@@ -21,6 +21,7 @@ class EnergyMeter:
     Where no rail feeds all, counters of different parts (packages, memory, cards) are added up.
     `sensors` are those in use: empty where there are none. `clock` gives seconds; `sample` starts
     what calls its argument at a rate in Hz, and gives what stops that (a thread, by default).
+    `cards`: whether graphics cards count.
     """
 
     def __init__(
@@ -28,8 +29,10 @@ class EnergyMeter:
         root: Path,
         clock: Callable[[], float] = time.monotonic,
         sample: Optional[Sampling] = None,
+        *,
+        cards: bool = True,
     ) -> None:
-        self.sensors = _used(find_sensors(root))
+        self.sensors = _used(find_sensors(root, cards=cards))
         self._clock = clock
         self._sample = sample or _in_thread
         self._readings: list[tuple[float, Optional[list[float]]]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 
 _MIB = 1024.0
+_ADDR_NO_RANDOMIZE = 0x0040000
 
 
 def reset_peak_memory() -> bool:
@@ -27,3 +28,18 @@ def memory_mib(field: str) -> float:
     except OSError:
         pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB
+
+
+def addresses_randomised() -> bool:
+    """Whether this process got addresses of its own: else all processes share one layout's luck.
+
+    Source: proc(5), /proc/sys/kernel/randomize_va_space, and personality(2).
+    """
+    try:
+        with open("/proc/sys/kernel/randomize_va_space", encoding="ascii") as file:
+            asked = int(file.read()) > 0
+        with open("/proc/self/personality", encoding="ascii") as file:
+            refused = int(file.read(), 16) & _ADDR_NO_RANDOMIZE
+    except (OSError, ValueError):
+        return False
+    return asked and not refused

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 from .device import Watch, pick_cpus
 from .energy import EnergyMeter, energy_per_query
 from .errors import ModelFailedError
-from .interval import half_width, median_interval
-from .results import SCHEMA, merge_samples
+from .interval import half_width, level_of, median_interval
+from .results import NOT_STEADY, SCHEMA, merge_samples
 from .scenarios.jobs import measure_scenarios, scenario_seconds
 from .supervise import run_worker
 from .worker import ENERGY_BEGINS, ENERGY_ENDS
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 # MLPerf's TEST04: the same input again may not be answered faster than by a tenth.
 _REMEMBERED = 0.9
+_RESTLESS_SHARE = 0.25
 
 
 class Plan:
     """What all models of a bundle share.
 
     `runtime` holds the resolved `providers` beside the manifest's options; `locked` tells whether
-    the device's clocks are, so that a change of theirs is an event.
+    the device's clocks are, so that a change of theirs is an event; `accelerated`, whether anything
+    but the processor was asked for, so that its cards matter.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Plan:
         command: List[str],
         listener_fd: Optional[int],
         locked: bool,
+        accelerated: bool,
     ) -> None:
         self.bundle = bundle
         self.runtime = runtime
@@ -51,6 +54,7 @@ class Plan:
         self.command = command
         self.listener_fd = listener_fd
         self.locked = locked
+        self.accelerated = accelerated
 
 
 class OneModel:
@@ -70,19 +74,17 @@ class OneModel:
         name = self._model["name"]
         work = self._results.begin(name)
         start = time.monotonic()
-        watch = Watch(Path("/"), self._plan.cpus)
-        watch.start()
-        problem = None
+        problem: Optional[str] = None
+        scenarios: List[Dict[str, Any]] = []
+        watch = self._watch()
         try:
             self._all_processes(work, emit, clock)
         except ModelFailedError as error:
-            problem = str(error)
+            problem = self._lost(str(error))
             clock.skip(self._model, len(self._raws))
-        scenarios: List[Dict[str, Any]] = []
+        self._evidence["watch"], happened = watch.stop()
         if problem is None and self._model["timed"]:
-            self._beyond_time(work)
-            scenarios = self._scenarios(work, emit, clock)
-        changes, happened = watch.stop()
+            scenarios = self._beyond_time(work, emit, clock)
         if problem is None:
             os.replace(work / "0" / "outputs.npy", work / "outputs.npy")
             if self._model["timed"]:
@@ -90,6 +92,9 @@ class OneModel:
                 merge_samples(files, work / "samples.npz")
         reasons = [r for raw in self._raws for r in raw["invalid_reasons"]]
         reasons = list(dict.fromkeys([*reasons, *self._reasons, *happened]))
+        evidence = _merged([raw["evidence"] for raw in self._raws])
+        if evidence.get("steady") is False:
+            reasons.append(NOT_STEADY)
         result = {
             "schema": SCHEMA,
             "name": name,
@@ -100,9 +105,8 @@ class OneModel:
             "invalid_reasons": reasons,
             "cold": [raw["cold"] for raw in self._raws if raw["cold"]],
             "evidence": {
-                **_merged([raw["evidence"] for raw in self._raws]),
+                **evidence,
                 **self._evidence,
-                "watch": changes,
             },
             **({"scenarios": scenarios} if scenarios else {}),
             "seconds": round(time.monotonic() - start, 3),
@@ -110,10 +114,27 @@ class OneModel:
         self._results.finish(name, work, result)
         return result
 
+    def _watch(self) -> Watch:
+        watch = Watch(Path("/"), self._plan.cpus, cards=self._plan.accelerated)
+        watch.start()
+        return watch
+
+    def _lost(self, problem: str) -> Optional[str]:
+        """What a process that failed costs: everything, unless there are enough others.
+
+        What they measured is kept then, and is not valid.
+        """
+        first = [raw for raw in self._raws if raw["phase"] == 0]
+        if not self._model["timed"] or len(first) < self._protocol["processes"]:
+            return problem
+        self._reasons.append(f"process {len(self._raws) + 1} {problem}")
+        return None
+
     def _all_processes(self, work: Path, emit: Emit, clock: Remaining) -> None:
         if not self._model["timed"]:
             self._process(work, "outputs", 0, emit, clock)
             return
+        self._evidence["confirms"] = self._protocol["confirm"]
         self._evidence["stopped"] = self._phase(work, 0, emit, clock)
         logs = self._log_ratios(0)
         if not self._protocol["confirm"] or not self._misses(logs):
@@ -168,7 +189,7 @@ class OneModel:
     def _misses(self, logs: List[float]) -> bool:
         """Whether the whole interval of the latency ratio lies beyond the model's limit."""
         limit = self._model.get("limits", {}).get("latency_ratio", {})
-        found = median_interval(logs)
+        found = median_interval(logs, level_of(self._protocol))
         if found is None:
             return False
         least, most = limit.get("min"), limit.get("max")
@@ -176,8 +197,11 @@ class OneModel:
             least is not None and math.exp(found.high) < least
         )
 
-    def _beyond_time(self, work: Path) -> None:
-        """What is looked at in sessions of its own, so that a crash there costs nothing."""
+    def _beyond_time(self, work: Path, emit: Emit, clock: Remaining) -> List[Dict[str, Any]]:
+        """What is looked at in sessions of its own, so that a crash there costs nothing.
+
+        Gives the scenarios. What happens to the device meanwhile is theirs and the energy's.
+        """
         same = [
             raw["evidence"]["same_input_ratio"]
             for raw in self._raws
@@ -192,7 +216,17 @@ class OneModel:
         if self._protocol["inspect"]:
             self._evidence["inspection"] = self._aside(work, "inspect", self._inspection)
         if self._protocol["energy_s"] > 0:
-            self._evidence["energy"] = self._aside(work, "energy", self._energy)
+            watch = self._watch()
+            energy = self._aside(work, "energy", self._energy)
+            self._evidence["energy"] = _spoilt(energy, watch.stop()[1])
+        if not self._protocol["scenarios"]:
+            return []
+        watch = self._watch()
+        scenarios = self._scenarios(work, emit, clock)
+        self._evidence["watch_scenarios"], happened = watch.stop()
+        for entry in scenarios:
+            entry["invalid_reasons"] = list(dict.fromkeys([*entry["invalid_reasons"], *happened]))
+        return scenarios
 
     def _aside(
         self, work: Path, kind: str, do: Callable[[Path, str], Optional[Dict[str, Any]]]
@@ -210,7 +244,7 @@ class OneModel:
 
     def _energy(self, out: Path, kind: str) -> Optional[Dict[str, Any]]:
         """The energy of a query over a window, that of the idle device subtracted."""
-        meter = EnergyMeter(Path("/"))
+        meter = EnergyMeter(Path("/"), cards=self._plan.accelerated)
         if not meter.sensors:
             return None
         meter.start()
@@ -252,14 +286,13 @@ class OneModel:
             )
             if spec["threads"] is not None:
                 changes["runtime"] = {**plan.runtime, "threads": spec["threads"]}
-                if self._protocol["cpu"] is None:
+                if self._protocol.get("cpu") is None:
                     changes["cpu"] = pick_cpus(Path("/"), spec["threads"])
             raw = self._worker(out, "scenario", process, 0, changes=changes)
             clock.took_scenario(spec)
             return raw
 
-        specs = self._protocol["scenarios"]
-        return measure_scenarios(work, specs, processes, one) if specs else []
+        return measure_scenarios(work, self._protocol["scenarios"], processes, one)
 
     def _worker(
         self,
@@ -300,14 +333,25 @@ class OneModel:
         return run_worker(plan.command, job, limit, plan.listener_fd, on_phase)
 
 
+def _spoilt(energy: Optional[Dict[str, Any]], happened: List[str]) -> Optional[Dict[str, Any]]:
+    """The energy, no measurement where something happened to the device in its windows."""
+    if energy is None or not happened:
+        return energy
+    return {**energy, "problem": "; ".join(happened), "energy_mj": None}
+
+
 def _merged(parts: List[Dict[str, Any]]) -> Dict[str, Any]:
     """One for all processes: the worst of each, and the first where they cannot differ."""
     if not parts:
         return {}
     merged = dict(parts[0])
     if "steady" in merged:
-        for key in ("steady", "peak_memory_reset", "hash_randomised"):
+        for key in ("peak_memory_reset", "hash_randomised", "addresses_randomised"):
             merged[key] = all(p[key] for p in parts)
+        # Of many processes one may well warm up in a bad moment; the others outvote it.
+        restless = sum(not p["steady"] for p in parts)
+        merged["unsteady_processes"] = restless
+        merged["steady"] = restless <= _RESTLESS_SHARE * len(parts)
         merged["rechecked"] = sum(p["rechecked"] for p in parts)
         for key in (
             "warmup_s",

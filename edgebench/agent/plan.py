@@ -89,6 +89,7 @@ def _run(
         command=command,
         listener_fd=listener_fd,
         locked=False,
+        accelerated=any(p != runtime.processor for p in providers),
     )
     with locked_clocks(Path("/"), bundle.manifest["protocol"]["lock_clocks"]):
         if bundle.manifest["protocol"]["lock_clocks"]:

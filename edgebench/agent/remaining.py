@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List
 
+from .scenarios.jobs import asked_seconds
+
 # Starting Python with numpy and a runtime, before one has been timed.
 _START_GUESS_S = 0.4
 
@@ -52,5 +54,5 @@ class Remaining:
         return float(round(seconds + max(0.0, self._scenarios_s), 1))
 
     def _scenario_s(self, spec: Dict[str, Any]) -> float:
-        seconds: float = self._protocol["warmup_s"] + spec["duration_s"]
+        seconds: float = self._protocol["warmup_s"] + asked_seconds(spec)
         return _START_GUESS_S + 2 * seconds

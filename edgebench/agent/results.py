@@ -16,6 +16,8 @@ from typing import Any
 from .errors import AgentError
 
 SCHEMA = "edgebench.result/1"
+# Why a measurement says nothing of the latency, while its answers stand.
+NOT_STEADY = "the latency was still moving when the warm-up's time was over"
 FILES = ("samples.npz", "outputs.npy", "result.json")
 # Where the protocol asks for scenarios.
 EXTRA = ("scenarios.npz", "loadgen.zip")

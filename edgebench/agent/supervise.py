@@ -128,7 +128,10 @@ def run_worker(
         why = _killer(kills) if process.returncode == -signal.SIGKILL else ""
         tail = _last_line(_tail(out / "stderr")) if process.returncode > 0 else why
         raise ModelFailedError(f"{_ending(process.returncode)} while {phase}{tail}")
-    raw: dict[str, Any] = json.loads((out / "raw.json").read_text(encoding="utf-8"))
+    try:
+        raw: dict[str, Any] = json.loads((out / "raw.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ModelFailedError(f"ended without a result while {phase}") from None
     if raw["problem"] is not None:
         raise ModelFailedError(raw["problem"])
     return raw
@@ -194,9 +197,11 @@ def _ending(code: int) -> str:
 def _killer(before: int | None) -> str:
     """Who sent a SIGKILL that is not ours: the kernel counts those it sends for want of memory."""
     now = killed_for_memory(Path("/"))
-    if before is not None and now is not None and now > before:
+    if before is None or now is None:
+        return ": most likely the device ran out of memory"
+    if now > before:
         return ": the kernel killed it, the device ran out of memory"
-    return ": most likely the device ran out of memory"
+    return ": not by the kernel for want of memory, which it would have counted"
 
 
 def _tail(path: Path) -> bytes:

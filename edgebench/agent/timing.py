@@ -25,7 +25,7 @@ from .measure import (
     timer_resolution_ns,
     warm_up,
 )
-from .memory import memory_mib, reset_peak_memory
+from .memory import addresses_randomised, memory_mib, reset_peak_memory
 
 if TYPE_CHECKING:
     from .runtimes.base import Answer, Feed, Model
@@ -164,7 +164,7 @@ def _time(work: Work, arms: Tuple[Arm, Arm], references: List[List[Answer]]) -> 
     single_ns = time_block(arms[1], 1, protocol["single_s"])[1]
     same = None
     if protocol["same_input"] and len(arms[1].feeds) > 1:
-        same = same_input_ratio(arms[1], inner, protocol["block_s"], _SAME_INPUT_PAIRS)
+        same = same_input_ratio(arms[1], 1, protocol["block_s"], _SAME_INPUT_PAIRS)
     device = _device_time(arms[1], inner, protocol["block_s"])
     gc.enable()
     if recheck.problem is not None:
@@ -194,6 +194,7 @@ def _time(work: Work, arms: Tuple[Arm, Arm], references: List[List[Answer]]) -> 
             "device_resident_ms": device,
             "growth_mib": round(growth.mib, 3),
             "hash_randomised": bool(sys.flags.hash_randomization),
+            "addresses_randomised": addresses_randomised(),
         },
     }
 

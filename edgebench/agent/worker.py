@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from .runtimes.base import Feed, Model
 
-EXIT_STORAGE = 5
+# Not one that a library ends with.
+EXIT_STORAGE = 75
 INSPECTED = 64
 _PR_SET_PDEATHSIG = 1
 
@@ -214,12 +215,21 @@ def _draw_energy(work: Work) -> Dict[str, Any]:
     work.phase("loading")
     model = work.load(work.job["model"])
     work.check_batch(model)
+    work.check_providers(model)
     feeds = work.feeds(work.protocol["batch"])
     answer = model.infer(feeds[0])
     check_answer(answer, work.protocol["batch"], work.job["answers"], model.outputs[0].name)
     arm = Arm(model.bind(feeds[0], answer), feeds)
     work.phase("warming up")
-    warm_up(arm, Settling(work.protocol["warmup_s"], work.protocol["warmup_cap_s"]))
+    warm_up(
+        arm,
+        Settling(
+            work.protocol["warmup_s"],
+            work.protocol["warmup_cap_s"],
+            work.protocol["warmup_median"],
+            work.protocol["warmup_iqr"],
+        ),
+    )
     work.phase(ENERGY_BEGINS)
     queries = 0
     start = time.perf_counter_ns()
@@ -235,7 +245,7 @@ def _draw_energy(work: Work) -> Dict[str, Any]:
         "problem": None,
         "queries": queries,
         "seconds": (now - start) / 1e9,
-        "invalid_reasons": [],
+        "invalid_reasons": work.reasons,
     }
 
 

@@ -179,5 +179,6 @@ def _operators(run: RunRecord, variant: Variant, name: str) -> Point | None:
         return None
     for part in known:
         for operator, count in part.items():
-            counts[str(operator)] = counts.get(str(operator), 0) + int(count)
+            if isinstance(count, int):
+                counts[str(operator)] = counts.get(str(operator), 0) + count
     return Point(run.run_id, run.created, float(sum(counts.values())), detail=counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,7 +95,8 @@ def own_metrics(
 def ratios(base: Queries, variant: Queries, scenario: str) -> dict[str, Estimate]:
     """The variant's metrics over base's in the same process.
 
-    A tail's ratio needs enough queries in each process, not in all of them together.
+    A tail's ratio needs enough queries in each process, not in all of them together; where there
+    are too few it has no value, and its method says so.
     """
     if scenario == "offline":
         return {"throughput": _ratio(variant.rates(), base.rates())}
@@ -108,9 +109,15 @@ def ratios(base: Queries, variant: Queries, scenario: str) -> dict[str, Estimate
             stats.by_process(variant.latency_ms, variant.process, q),
             stats.by_process(base.latency_ms, base.process, q),
         )
-        for name, q in QUANTILES.items()
         if q <= 0.5 or least >= stats.samples_needed(q)
+        else _too_few(least, stats.samples_needed(q), " in a process")
+        for name, q in QUANTILES.items()
     }
+
+
+def withheld(found: Mapping[str, Estimate], why: str) -> dict[str, Estimate]:
+    """The same estimates without their values; `why` becomes their method."""
+    return {name: _no_value(estimate.n, why) for name, estimate in found.items()}
 
 
 def target_met(found: dict[str, Estimate], target_ms: float) -> Literal["yes", "no", "undecided"]:
@@ -129,7 +136,7 @@ def named(
     """The metrics that a gate can name: intervals and comparisons with base.
 
     Of several scenarios of one kind the first one listed counts. Where it is not valid, its
-    metrics have no value, and their method says why.
+    metrics have no value, and their method says why; likewise quantiles that had too few queries.
     """
     intervals: dict[str, Estimate] = {}
     comparisons: dict[str, Estimate] = {}
@@ -139,14 +146,17 @@ def named(
             continue
         seen.add(one.scenario)
         kind = one.scenario.replace("-", "_")
+        own = {n: _too_few(one.queries, least) for n, least in one.needed.items()} | one.metrics
         for name, into, found in (
-            *((f"{kind}_{n}", intervals, e) for n, e in one.metrics.items()),
+            *((f"{kind}_{n}", intervals, e) for n, e in own.items()),
             *((f"{kind}_{n}_ratio", comparisons, e) for n, e in one.ratios.items()),
         ):
             if name in _NAMES:
-                into[name] = found if one.valid else _without_value(one, found.n)
+                into[name] = found if one.valid else _no_value(found.n, _why_not(one))
         if not one.metrics:
-            intervals |= {n: _without_value(one, 0) for n in _NAMES if n.startswith(f"{kind}_")}
+            for name in (n for n in _NAMES if n.startswith(f"{kind}_")):
+                into = comparisons if name.endswith("_ratio") else intervals
+                into[name] = _no_value(0, _why_not(one))
     return intervals, comparisons
 
 
@@ -182,8 +192,15 @@ def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> Estimate:
     return Estimate(point=point, low=low, high=high, n=logs.n, method=method)
 
 
-def _without_value(one: ScenarioResult, n: int) -> Estimate:
-    why = one.problem or "; ".join(one.invalid_reasons) or "the scenario is not valid"
+def _why_not(one: ScenarioResult) -> str:
+    return one.problem or "; ".join(one.invalid_reasons) or "the scenario is not valid"
+
+
+def _too_few(queries: int, needed: int, where: str = "") -> Estimate:
+    return _no_value(queries, f"not enough samples: {queries} of {needed} queries{where}")
+
+
+def _no_value(n: int, why: str) -> Estimate:
     return Estimate(point=None, low=None, high=None, n=n, method=why)
 
 

@@ -42,9 +42,13 @@ def write_bundle(
         variants = tuple(_place(one, models, folder.path) for one in built)
     except OSError as error:
         raise storage_error(error, folder.bundle) from error
+    # The agent measures again, in fresh processes, what misses the tightest of these.
     ratios = [g for g in recipe.gates if g.metric == "latency_ratio"]
-    # The agent measures again, in fresh processes, what misses one of these.
-    limits = {"latency_ratio": ratios[0].model_dump(include={"min", "max"})} if ratios else {}
+    tightest = {
+        "min": max((g.min for g in ratios if g.min is not None), default=None),
+        "max": min((g.max for g in ratios if g.max is not None), default=None),
+    }
+    limits = {"latency_ratio": tightest} if ratios else {}
     manifest = {
         "schema": "edgebench.bundle/1",
         "run_id": run_id,

@@ -23,7 +23,7 @@ from edgebench.errors import NotMeasuredError, storage_error
 from edgebench.hashing import file_digest
 from edgebench.pipeline.main import connect
 from edgebench.pipeline.progress import Progress
-from edgebench.pipeline.results import read_device, read_result, read_samples
+from edgebench.pipeline.results import checked_device, read_device, read_result, read_samples
 from edgebench.protocol import PROFILES, Protocol
 from edgebench.records import ALIASED, Estimate, Record
 from edgebench.store import read_json, write_atomically
@@ -89,7 +89,7 @@ def check_target(
     transport = connect(target)
     progress.begin("look at the device")
     try:
-        device = transport.probe()
+        device = checked_device(transport.probe(), where=f"target '{target.name}'")
     finally:
         progress.end()
     timed, problem = None, None
@@ -169,7 +169,7 @@ def _time(
             )
         samples = read_samples(results / "base" / "samples.npz")
     latencies, _ = compare.latency_metrics(samples)
-    ratio = compare.latency_ratio(samples)
+    ratio = compare.latency_ratio(samples, protocol=protocol.model_dump())
     floor = gate.floor_of(ratio)
     return device, Timing(
         protocol=protocol.name,

@@ -21,6 +21,7 @@ from edgebench.pipeline.comparison_judging import judge_models
 from edgebench.pipeline.folder import RunFolder
 from edgebench.pipeline.main import connect
 from edgebench.pipeline.progress import Progress
+from edgebench.pipeline.results import checked_device
 from edgebench.pipeline.versions import measuring_code, package_versions
 from edgebench.protocol import Protocol
 from edgebench.report.comparison import COMPARISON_FILES, write_comparison
@@ -33,6 +34,12 @@ def compare_models(question: Question, folder: RunFolder, progress: Progress) ->
     Raises EdgebenchError. What was measured is kept, and an unfinished comparison is taken up.
     """
     _check_suffix(question)
+    if question.protocol.scenarios:
+        raise UsageError(
+            "compare runs no scenarios",
+            where="protocol.scenarios",
+            hint="leave them out, or ask for them in a recipe and use edgebench run",
+        )
     a, a_model = read_signature(question.a)
     b, b_model = read_signature(question.b)
     check_alike(a, b)
@@ -52,9 +59,7 @@ def compare_models(question: Question, folder: RunFolder, progress: Progress) ->
         sizes=question.sizes,
         batch=batch,
     )
-    protocol = question.protocol.model_copy(
-        update={"confirm": True, "batch": batch, "scenarios": ()}
-    )
+    protocol = question.protocol.model_copy(update={"confirm": True, "batch": batch})
     transport = connect(question.target)
     if folder.record_file.exists():
         raise UsageError(
@@ -62,7 +67,7 @@ def compare_models(question: Question, folder: RunFolder, progress: Progress) ->
         )
     with folder.held():
         progress.begin("look at the device")
-        device = transport.probe()
+        device = checked_device(transport.probe(), where=f"target '{question.target.name}'")
         progress.end()
         plan = _plan_key(question, protocol, inputs, device)
         run_id, taken_up = folder.take_up(plan)

@@ -198,7 +198,11 @@ def _pair(
     if same is not None:
         parts.append(same)
     verdict, reasons = joined(parts)
-    least = None if timed.ratio is None else gate.smallest_detectable_change(timed.ratio, floor)
+    least = (
+        None
+        if timed.ratio is None
+        else gate.smallest_detectable_change(timed.ratio, max(limit, floor))
+    )
     return Pair(
         name=name,
         latency_ratio=timed.ratio,
@@ -220,6 +224,8 @@ def _invalid(runs: tuple[RunRecord, RunRecord], name: str) -> str | None:
             if measurement is not None and not measurement.valid:
                 why = "; ".join(measurement.invalid_reasons)
                 return f"the measurement of {run.run_id} is not valid: {why}"
+            if one is not None and not gate.is_steady(one):
+                return f"the latency of {one.name} in {run.run_id} was still moving"
     return None
 
 

@@ -112,12 +112,13 @@ def _pair(
     classes: bool,
 ) -> tuple[Pair, list[str]]:
     """The one pair of two models, and what a reader has to know."""
-    to_itself, ratio = compare.latency_ratio(a.samples), compare.latency_ratio(b.samples)
+    protocol = question.protocol.model_dump()
+    to_itself, ratio = (compare.latency_ratio(one.samples, protocol=protocol) for one in (a, b))
     floor = gate.floor_of(to_itself)
     delta = max(question.limit, floor)
     metrics = _metrics(a, b, ratio, float(np.log1p(delta)))
     function, warnings = _function(a, b, question.seed, classes=classes)
-    again = compare.confirmation(b.samples)
+    again = compare.confirmation(b.samples, protocol=protocol)
     parts: list[tuple[Word, str]] = []
     moving = [
         label
@@ -155,7 +156,7 @@ def _pair(
         confirmation=again,
         noise_floor=floor,
         delta=delta,
-        smallest_detectable_change=gate.smallest_detectable_change(ratio, floor),
+        smallest_detectable_change=gate.smallest_detectable_change(ratio, delta),
         metrics=metrics,
         function=function,
         verdict=verdict,
@@ -238,7 +239,7 @@ def _function(
 
 
 def _side(name: str, path: Path, one: _Measured, entry: Mapping[str, Any]) -> Side:
-    inspection = one.result.evidence.get("inspection") or {}
+    inspection = one.result.evidence.get("inspection", {})
     return Side(
         name=name,
         path=str(path),

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgebench.errors import EdgebenchError, UnknownNameError, storage_error
+from edgebench.errors import UnknownNameError, storage_error
 from edgebench.history import History
 from edgebench.pipeline.folder import RunFolder
 from edgebench.pipeline.judging import judge_folder
@@ -38,7 +38,7 @@ def ingest_results(
             arrived.rename(folder.results)
             try:
                 run = judge_folder(folder, build, require, [])
-            except EdgebenchError:
+            except BaseException:
                 # What cannot be judged does not replace what was.
                 folder.results.rename(arrived)
                 if previous.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -190,7 +191,9 @@ def _compared(
         latencies, latency_intervals = compare.latency_metrics(samples[variant.name])
         metrics |= latencies
         intervals |= latency_intervals
-        comparisons["latency_ratio"] = compare.latency_ratio(samples[variant.name])
+        comparisons["latency_ratio"] = compare.latency_ratio(
+            samples[variant.name], protocol=build.recipe["protocol"]
+        )
         variant = _with_timing_evidence(variant, samples[variant.name], build)
     if variant.name != "base" and base is not None and base.status == "measured":
         controls = tuple(
@@ -215,12 +218,11 @@ def _with_timing_evidence(
     assert measurement is not None  # noqa: S101 - its samples were read
     seed = int(build.recipe["seed"])
     evidence = {**measurement.evidence, "quality": compare.timing_quality(samples, seed)}
-    again = compare.confirmation(samples)
+    # Only samples confirm; what the device says of itself does not.
+    claimed = evidence.pop("confirmation", {})
+    again = compare.confirmation(samples, protocol=build.recipe["protocol"])
     if again is not None:
-        evidence["confirmation"] = {
-            **evidence.get("confirmation", {}),
-            "latency_ratio": again.model_dump(),
-        }
+        evidence["confirmation"] = {**claimed, "latency_ratio": again.model_dump()}
     return variant.model_copy(
         update={"measurement": measurement.model_copy(update={"evidence": evidence})}
     )
@@ -233,8 +235,9 @@ def _with_floor(variant: Variant, base: Variant) -> Variant:
         return variant
     floor = gate.noise_floor(base)
     found = gate.smallest_detectable_change(ratio, floor)
+    known = floor if math.isfinite(floor) else None
     marked = measurement.model_copy(
-        update={"noise_floor": floor, "smallest_detectable_change": found}
+        update={"noise_floor": known, "smallest_detectable_change": found}
     )
     return variant.model_copy(update={"measurement": marked})
 
@@ -266,7 +269,7 @@ def _warnings(variants: Sequence[Variant], base: Variant) -> list[str]:
     """What a reader must know before believing the table."""
     found = []
     floor = gate.noise_floor(base)
-    if floor > 0.05:
+    if 0.05 < floor < math.inf:
         found.append(
             f"base timed against itself differs by up to {floor:.0%}: this device is noisy, and "
             "smaller changes of latency cannot be told"

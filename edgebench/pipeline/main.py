@@ -28,6 +28,7 @@ from edgebench.pipeline.int8_format import choose_int8
 from edgebench.pipeline.judging import judge_folder
 from edgebench.pipeline.plan import PlannedVariant, check_gates, check_required, plan_variants
 from edgebench.pipeline.progress import Progress
+from edgebench.pipeline.results import checked_device
 from edgebench.pipeline.versions import building_code, measuring_code, package_versions
 from edgebench.recipe import Recipe
 from edgebench.records import BuildRecord, Record, RunRecord, Stage
@@ -67,7 +68,7 @@ class Job:
         with self.folder.held():
             history = History.open()
             with self._stage("look at the device"):
-                device = transport.probe()
+                device = checked_device(transport.probe(), where=f"target '{self.target.name}'")
             build = self.prepare(device)
             self.measure(transport, build)
             run = self.judge(build)

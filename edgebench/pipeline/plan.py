@@ -65,7 +65,7 @@ def plan_variants(recipe: Recipe) -> tuple[PlannedVariant, ...]:
 def check_gates(
     gates: Sequence[Gate], *, where: str = "recipe", scenarios: Sequence[Scenario] | None = None
 ) -> None:
-    """Raise UnknownNameError or RecipeError where a gate names no metric that can be judged.
+    """Raise UnknownNameError or RecipeError for a gate that cannot be judged, or never be met.
 
     `scenarios` are those that will be measured, where that is known.
     """
@@ -74,6 +74,12 @@ def check_gates(
         if metric.certainty == "none":
             raise RecipeError(
                 f"'{gate.metric}' has no interval and cannot be a gate", where=f"{where}: gates"
+            )
+        positive = metric.of == "measured" and metric.better == "lower"
+        if positive and gate.max is not None and gate.max <= 0:
+            raise RecipeError(
+                f"'{gate.metric}' is always above 0: nothing can meet max: {gate.max:g}",
+                where=f"{where}: gates",
             )
         kind = scenario_of(gate.metric)
         if scenarios is not None and kind and all(kind != one.scenario for one in scenarios):

@@ -7,14 +7,13 @@ sent.
 
 from __future__ import annotations
 
-import math
 import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from edgebench.agent.results import result_key
 from edgebench.compare import Samples
@@ -38,6 +37,42 @@ class ColdStart(Record):
     before_load_mib: Amount
 
 
+class _Inspection(BaseModel):
+    """What ran where, as far as edgebench relies on it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    nodes: dict[str, dict[str, int]] = Field(default_factory=dict)
+    integer_operators: dict[str, int] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+
+
+class _Energy(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    energy_mj: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+
+# What edgebench reads of the evidence; the rest is only shown, whatever it is.
+_EVIDENCE: dict[str, TypeAdapter[Any]] = {
+    "providers": TypeAdapter(list[str]),
+    "cpu": TypeAdapter(list[int]),
+    "steady": TypeAdapter(bool),
+    "confirms": TypeAdapter(bool),
+    "confirmation": TypeAdapter(dict[str, Any]),
+    "inspection": TypeAdapter(_Inspection),
+    "energy": TypeAdapter(_Energy),
+}
+
+
+def _fits(kind: TypeAdapter[Any], value: Any) -> bool:
+    try:
+        kind.validate_python(value, strict=True)
+    except (ValidationError, OverflowError):
+        return False
+    return True
+
+
 class AgentResult(BaseModel):
     """`result.json` of docs/bundle.md."""
 
@@ -54,21 +89,35 @@ class AgentResult(BaseModel):
     # Read by `scenario_results`, which says for each of them what is wrong.
     scenarios: Any = None
 
+    @field_validator("evidence")
+    @classmethod
+    def _leave_out_what_has_another_type(cls, evidence: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in evidence.items()
+            if name not in _EVIDENCE or _fits(_EVIDENCE[name], value)
+        }
+
     @property
     def energy_mj(self) -> float | None:
         """The energy of a query in mJ, where the device has a sensor and it said a number."""
-        found = self.evidence.get("energy")
-        value = found.get("energy_mj") if isinstance(found, dict) else None
-        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        found: float | None = self.evidence.get("energy", {}).get("energy_mj")
+        return found
 
 
 def inspection_notes(evidence: dict[str, Any]) -> list[str]:
-    """What the agent noticed of a valid measurement, one line each, in untrusted evidence."""
-    found = evidence.get("inspection")
-    listed = found.get("notes") if isinstance(found, dict) else None
-    if not isinstance(listed, list):
-        return []
-    return [one_line(note, 300) for note in listed if isinstance(note, str)]
+    """What the agent noticed of a valid measurement, one line each."""
+    return [one_line(note, 300) for note in evidence.get("inspection", {}).get("notes", [])]
+
+
+class Identity(BaseModel):
+    """Who a device is, as far as edgebench relies on it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    machine: str
+    cpu_flags: list[str]
+    providers: list[str]
 
 
 class Device(BaseModel):
@@ -77,13 +126,24 @@ class Device(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     fingerprint: str
-    identity: dict[str, Any]
+    identity: Identity
+    state: dict[str, Any] = Field(default_factory=dict)
     grade: Literal["A", "B", "C"]
+    grade_reasons: list[str] = Field(default_factory=list)
+    hazards: list[str] = Field(default_factory=list)
 
 
 def read_device(path: Path) -> dict[str, Any]:
     """What the device is; raises NotMeasuredError where the file does not say."""
     return _validated(path, Device).model_dump()
+
+
+def checked_device(device: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """What a device said of itself when it was asked; raises NotMeasuredError."""
+    try:
+        return Device.model_validate(device).model_dump()
+    except ValidationError as error:
+        raise _no_record(error, where) from None
 
 
 def read_result(folder: Path, name: str, manifest: dict[str, Any], fingerprint: str) -> AgentResult:
@@ -156,7 +216,8 @@ def read_samples(path: Path) -> Samples:
 def _problem(samples: Samples) -> str | None:
     """What is wrong with samples, if anything."""
     blocks, times, queries = samples.block_arm, samples.sample_ns, samples.single_ns
-    if any(a.ndim != 1 for a in (blocks, times, queries)) or not len(blocks) or not len(queries):
+    arrays = (times, *samples.integers())
+    if any(a.ndim != 1 or not len(a) for a in arrays):
         return "an array is empty or not a list"
     alike = (
         (samples.block_process, blocks),
@@ -166,13 +227,14 @@ def _problem(samples: Samples) -> str | None:
         (samples.sample_block, times),
         (samples.single_process, queries),
     )
-    if any(len(first) != len(second) for first, second in alike):
-        return "arrays of one kind differ in length"
+    kinds = "".join(a.dtype.kind for a in arrays)
+    if any(len(first) != len(second) for first, second in alike) or set(kinds) != {"f", "i"}:
+        return "arrays that belong together differ in length or type"
     if not (np.isfinite(times).all() and (times > 0).all() and (queries > 0).all()):
         return "a time is not a positive number"
     if not {0} <= set(np.unique(samples.block_phase).tolist()) <= {0, 1}:
         return "a block is of no phase"
-    pairs = np.stack([samples.block_process, samples.block_pair], axis=1)
+    pairs = np.stack([samples.block_process, samples.block_phase, samples.block_pair], axis=1)
     arms = [{tuple(p) for p in pairs[blocks == arm].tolist()} for arm in (0, 1)]
     blocks_with_samples = set(np.unique(samples.sample_block).tolist())
     if (
@@ -190,9 +252,13 @@ def _validated(path: Path, model: type[M]) -> M:
     except StorageError as error:
         raise NotMeasuredError(error.what, where=error.where, hint=error.hint) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise NotMeasuredError(
-            f"is no record of an agent: {f'{place}: ' if place else ''}{first['msg']}",
-            where=str(path),
-        ) from None
+        raise _no_record(error, str(path)) from None
+
+
+def _no_record(error: ValidationError, where: str) -> NotMeasuredError:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return NotMeasuredError(
+        f"is no record of an agent: {f'{place}: ' if place else ''}{one_line(first['msg'], 120)}",
+        where=where,
+    )

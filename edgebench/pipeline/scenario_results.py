@@ -10,18 +10,29 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgebench.agent.results import NOT_STEADY
+from edgebench.agent.scenarios.jobs import FIELDS
 from edgebench.errors import NotMeasuredError, one_line
-from edgebench.metrics.scenarios import OVERLOADED, Queries, own_metrics, ratios, target_met
+from edgebench.metrics.scenarios import (
+    OVERLOADED,
+    Queries,
+    own_metrics,
+    ratios,
+    target_met,
+    withheld,
+)
 from edgebench.records import ScenarioResult
 from edgebench.scenario import Scenario
 
-# More than any protocol yields; a hostile archive could unpack to anything.
-LARGEST_SAMPLES = 1 << 30
-MOST_PROCESSES = 10_000
+# As many as a protocol can ask for.
+MOST_PROCESSES = 1000
 SAMPLES_FILE = "scenarios.npz"
 
 _BASE, _VARIANT = 0, 1
-_FIELDS = ("scenario", "process", "arm", "scheduled_ns", "start_ns", "end_ns")
+_QUERY_BYTES = sum(np.dtype(kind).itemsize for kind in FIELDS.values())
+_MOVING_BASE = NOT_STEADY.replace("the latency", "base's latency")
+# Of the arrays' own headers, which are far smaller.
+_HEADERS_BYTES = 1 << 16
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
@@ -36,6 +47,7 @@ class Run(BaseModel):
     arm: int = Field(ge=0, le=1)
     offered_qps: Amount | None
     planned: int | None = Field(ge=1)
+    ended_at: int | None = Field(None, ge=1)
     steady: bool
     loadgen: dict[str, Any] | None
 
@@ -52,20 +64,26 @@ class Entry(BaseModel):
 
 
 def scenario_results(
-    entries: object, folder: Path, asked: Sequence[Mapping[str, Any]], *, relative: str
+    entries: object,
+    folder: Path,
+    asked: Sequence[Mapping[str, Any]],
+    *,
+    relative: str,
+    processes: int = MOST_PROCESSES,
 ) -> tuple[ScenarioResult, ...]:
     """One record for each scenario of the manifest, in its order.
 
     `entries` is what result.json says, `folder` holds scenarios.npz, `asked` is the manifest's
-    `protocol.scenarios`, `relative` the samples file as the records name it. What the agent
-    returned of them may be missing or make no sense: then each record says what is wrong.
+    `protocol.scenarios`, `relative` the samples file as the records name it, `processes` how many
+    the protocol asks for. What the agent returned of them may be missing or make no sense: then
+    each record says what is wrong.
     """
     specs = [Scenario.model_validate(dict(one)) for one in asked]
     if not specs:
         return ()
     try:
         read = _entries(entries, specs)
-        arrays = _arrays(folder / SAMPLES_FILE, len(specs))
+        arrays = _arrays(folder / SAMPLES_FILE, specs, processes)
     except NotMeasuredError as error:
         return tuple(_failed(spec, error.line()) for spec in specs)
     return tuple(
@@ -97,17 +115,20 @@ def _entries(entries: object, specs: Sequence[Scenario]) -> list[Entry]:
     return read
 
 
-def _arrays(path: Path, scenarios: int) -> Arrays:
+def _arrays(path: Path, specs: Sequence[Scenario], processes: int) -> Arrays:
     """The raw times; raises NotMeasuredError where they make no sense."""
     problem = None
     arrays: Arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > LARGEST_SAMPLES:
-                raise NotMeasuredError("its scenarios' samples unpack to more than a gibibyte")
+            # A hostile archive could unpack to anything.
+            if sum(entry.file_size for entry in archive.infolist()) > _largest(specs, processes):
+                raise NotMeasuredError(
+                    "its scenarios' samples unpack to more than the protocol can yield"
+                )
         with np.load(path, allow_pickle=False) as packed:
-            arrays = {name: packed[name] for name in _FIELDS}
-        problem = _problem(arrays, scenarios)
+            arrays = {name: packed[name] for name in FIELDS}
+        problem = _problem(arrays, len(specs), processes)
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         problem = one_line(str(error), 120)
     if problem is not None:
@@ -115,13 +136,19 @@ def _arrays(path: Path, scenarios: int) -> Arrays:
     return arrays
 
 
-def _problem(arrays: Arrays, scenarios: int) -> str | None:
+def _largest(specs: Sequence[Scenario], processes: int) -> int:
+    """Bytes of the samples where every process of base and of the model keeps all it may."""
+    queries = 2 * processes * sum(spec.most_queries for spec in specs)
+    return _HEADERS_BYTES + _QUERY_BYTES * queries
+
+
+def _problem(arrays: Arrays, scenarios: int, processes: int) -> str | None:
     """What is wrong with the raw times, if anything."""
     if any(a.ndim != 1 or a.dtype.kind != "i" for a in arrays.values()):
         return "an array is no list of whole numbers"
     if len({len(a) for a in arrays.values()}) > 1:
         return "arrays differ in length"
-    limits = {"scenario": scenarios, "process": MOST_PROCESSES, "arm": 2}
+    limits = {"scenario": scenarios, "process": processes, "arm": 2}
     for name, limit in limits.items():
         if not ((arrays[name] >= 0) & (arrays[name] < limit)).all():
             return f"a query belongs to no {name}"
@@ -137,8 +164,7 @@ def _problem(arrays: Arrays, scenarios: int) -> str | None:
 
 def _result(spec: Scenario, entry: Entry, arrays: Arrays) -> ScenarioResult:
     """The record of one scenario from its own part of the raw times."""
-    sides = [_queries(arrays, arm) for arm in (_BASE, _VARIANT)]
-    base, variant = sides
+    base, variant = (_queries(arrays, arm) for arm in (_BASE, _VARIANT))
     processes = np.unique(variant.process)
     if not len(processes):
         return _failed(spec, entry.problem or "the agent returned no queries of it", entry)
@@ -147,18 +173,18 @@ def _result(spec: Scenario, entry: Entry, arrays: Arrays) -> ScenarioResult:
     alike = np.array_equal(np.unique(base.process), processes)
     if not alike or set(runs) != wanted or len(runs) != len(entry.runs):
         return _failed(spec, "its processes do not hold base and the model each", entry)
-    if min(int(np.bincount(side.process)[processes].min()) for side in sides) < 2:
+    if int(np.bincount(variant.process)[processes].min()) < 2:
         return _failed(spec, "a process asked fewer than two queries", entry)
 
     metrics, needed = own_metrics(variant, spec.scenario, spec.queries_of)
     offered = [run.offered_qps for (_, arm), run in sorted(runs.items()) if arm == _VARIANT]
-    reasons = list(entry.invalid_reasons)
-    if spec.scenario == "server":
-        own = [run for run in entry.runs if run.arm == _VARIANT]
-        others = [run for run in entry.runs if run.arm == _BASE]
-        reasons += _overload(variant, own, "")
-        if not _overload(variant, own, ""):
-            reasons += _overload(base, others, "base ")
+    reasons = [*entry.invalid_reasons, *_doubts(spec, variant, entry, _VARIANT)]
+    compared = ratios(base, variant, spec.scenario)
+    # What base cannot do says nothing against the variant: there is just nothing to divide by.
+    of_base = _doubts(spec, base, entry, _BASE)
+    if of_base:
+        why = [_MOVING_BASE if doubt == NOT_STEADY else f"base {doubt}" for doubt in of_base]
+        compared = withheld(compared, "; ".join(why))
     if entry.problem is not None:
         reasons.append(f"it ended early: {entry.problem}")
     return ScenarioResult(
@@ -172,7 +198,7 @@ def _result(spec: Scenario, entry: Entry, arrays: Arrays) -> ScenarioResult:
         queries=len(variant.end),
         processes=len(processes),
         metrics=metrics,
-        ratios=ratios(base, variant, spec.scenario),
+        ratios=compared,
         needed=needed,
         offered_qps=offered[0] if offered else None,
         target_latency_ms=spec.target_latency_ms,
@@ -183,7 +209,14 @@ def _result(spec: Scenario, entry: Entry, arrays: Arrays) -> ScenarioResult:
     )
 
 
-def _overload(queries: Queries, runs: Sequence[Run], whose: str) -> list[str]:
+def _doubts(spec: Scenario, queries: Queries, entry: Entry, arm: int) -> list[str]:
+    """Why the latencies of base or of the variant mean nothing."""
+    runs = [run for run in entry.runs if run.arm == arm]
+    moving = [] if all(run.steady for run in runs) else [NOT_STEADY]
+    return moving + (_overload(queries, runs) if spec.scenario == "server" else [])
+
+
+def _overload(queries: Queries, runs: Sequence[Run]) -> list[str]:
     """Why a server's latencies mean nothing: its queue only grows."""
     counts = np.bincount(queries.process)
     gave_up = sum(run.planned is not None and counts[run.process] < run.planned for run in runs)
@@ -191,7 +224,7 @@ def _overload(queries: Queries, runs: Sequence[Run], whose: str) -> list[str]:
         return []
     offered = next((run.offered_qps for run in runs if run.offered_qps is not None), 0.0)
     served = float(np.median(queries.rates()))
-    return [f"{whose}{OVERLOADED}: of {offered:.4g} queries a second it answers {served:.4g}"]
+    return [f"{OVERLOADED}: of {offered:.4g} queries a second it answers {served:.4g}"]
 
 
 def _queries(arrays: Arrays, arm: int) -> Queries:

@@ -157,6 +157,8 @@ def _offline_cells(one: ScenarioResult) -> tuple[Cell, ...]:
 
 
 def _cell(name: str, estimate: Estimate | None) -> Cell:
+    if estimate is None or estimate.point is None:
+        return Cell()
     return Cell(*fmt.parts(name, estimate))
 
 
@@ -195,6 +197,10 @@ def _notes(one: ScenarioResult) -> list[str]:
     if service is not None:
         share = "p99" if "service_p99_ms" in one.metrics else "median"
         notes.append(f"service alone, {share}: {fmt.point('latency_p99_ms', service.point)}")
+    ratio = one.ratios.get("throughput" if one.scenario == "offline" else "p50")
+    if ratio is not None and ratio.point is None:
+        notes.append(f"no ratio: {fmt.plain(ratio.method)}")
+    notes += _ended(one)
     if "p99_ms" in one.needed:
         notes.append(f"p99 takes {one.needed['p99_ms']} queries, there were {one.queries}")
     verdicts = _loadgen_verdicts(one)
@@ -202,6 +208,15 @@ def _notes(one: ScenarioResult) -> list[str]:
         valid = sum(verdict == "VALID" for verdict in verdicts)
         notes.append(f"LoadGen says VALID in {valid} of {len(verdicts)} processes")
     return notes
+
+
+def _ended(one: ScenarioResult) -> list[str]:
+    """Where a process stopped at the most queries it keeps, before its time was over."""
+    runs = [run for run in one.evidence.get("runs", []) if run.get("arm") == 1]
+    counts = [run["ended_at"] for run in runs if run.get("ended_at") is not None]
+    if not counts:
+        return []
+    return [f"ended at {max(counts):,} queries in {len(counts)} of {len(runs)} processes"]
 
 
 def _loadgen_verdicts(one: ScenarioResult) -> list[object]:

@@ -109,6 +109,10 @@ class Faulty(OnnxRuntime):
         if fault == "exits":
             print("libsomething.so.9: cannot open shared object file", file=sys.stderr)
             os._exit(3)
+        if fault == "leaves":
+            os._exit(0)
+        if fault == "dies-in-process-8" and Path.cwd().name == "7":
+            os.kill(os.getpid(), signal.SIGKILL)
         if fault == "hang":
             time.sleep(1000)
         if fault == "out-of-memory":

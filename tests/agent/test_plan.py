@@ -180,7 +180,7 @@ def test_a_met_limit_is_not(bundles: ModuleType, models: dict[str, Path], tmp_pa
 @pytest.mark.parametrize(
     ("options", "processes", "why"),
     [
-        ({"half_width": 1e9, "max_processes": 9}, 6, "precise enough"),
+        ({"half_width": 1e9, "max_processes": 9}, 7, "precise enough"),
         ({"half_width": 1e-9, "max_processes": 7}, 7, "the most processes"),
         ({"half_width": 1e-9, "max_processes": 99, "time_cap_s": 0.001}, 6, "the time cap"),
         ({}, 6, "all processes"),
@@ -198,6 +198,34 @@ def test_it_stops_on_precision_or_at_a_cap(
     assert found["evidence"]["stopped"] == why
     assert len(found["cold"]) == processes
     assert samples["block_process"].max() == processes - 1
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"processes": 6, "half_width": 1e-9, "max_processes": 9}, 7),
+        ({"processes": 8, "max_processes": 8}, 0),
+    ],
+)
+def test_a_late_failure_loses_nothing_that_is_enough_without_it(
+    bundles: ModuleType,
+    models: dict[str, Path],
+    tmp_path: Path,
+    options: dict[str, Any],
+    kept: int,
+) -> None:
+    chosen = {"base": models["base"], "dies-in-process-8": models["small"]}
+    bundle = bundles.make_bundle(tmp_path / "bundle", chosen, pairs=1, **options)
+    run(bundle, tmp_path / "out", command=FAULTY)
+    found = result(tmp_path / "out", "dies-in-process-8")
+    assert found["valid"] is False
+    if kept:
+        assert found["status"] == "measured"
+        assert len(found["cold"]) == kept
+        assert found["invalid_reasons"][0].startswith("process 8 was killed (SIGKILL) while")
+    else:
+        assert found["status"] == "failed"
+        assert found["problem"].startswith("was killed (SIGKILL) while")
 
 
 def test_larger_batches_are_timed(
@@ -224,7 +252,9 @@ class Meter:
 
     sensors = ("fake",)
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, cards: bool) -> None:
+        # Nothing runs on a card here, so none may be counted.
+        assert not cards
         self.windows = 0
 
     def start(self) -> None:
@@ -372,14 +402,15 @@ PROBLEMS = {
     "fixed-8": "its batch is fixed at 8, and latency is measured at batch 1",
     "segfault": "crashed with SIGSEGV while loading",
     "segfault-first": "crashed with SIGSEGV while running its first inference",
-    "killed": "was killed (SIGKILL) while loading: most likely the device ran out of memory",
+    "killed": "was killed (SIGKILL) while loading: ",
+    "leaves": "ended without a result while loading",
     "exits": "ended with exit code 3 while loading: "
     "libsomething.so.9: cannot open shared object file",
     "out-of-memory": "the device ran out of memory",
     "greedy": "ONNX Runtime cannot run the model: ",
     "fails-later": "line one line two",
     "fails-when-timed": "ONNX Runtime failed inside the timed phase: the device fell off the bus",
-    "dies-when-timed": "was killed (SIGKILL) while warming up: most likely the device ran out of",
+    "dies-when-timed": "was killed (SIGKILL) while warming up: ",
     "clock-goes-back": "cannot be timed: the device's clock went back by 9",
     "another-shape": "output 'y' has shape [3] an example, and had [4] before",
     "another-shape-when-timed": "an answer inside the timed phase has shape [1, 3], the same input",

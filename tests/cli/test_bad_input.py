@@ -210,7 +210,10 @@ def test_a_base_whose_answers_are_not_finite(capsys: pytest.CaptureFixture[str])
 
 def test_a_hang_is_stopped_and_told(capsys: pytest.CaptureFixture[str]) -> None:
     # A limit no start of Python can meet: for the agent, the same as a runtime that hangs.
-    assert run(["run", "r.yaml", "--set", "protocol.timeout_s=0.01"]) == 5
+    short = {"pairs": 1, "block_s": 0.001, "single_s": 0.001, "warmup_s": 0.001}
+    short |= {"warmup_cap_s": 0.002, "timeout_s": 0.01}
+    settings = [part for key in short for part in ("--set", f"protocol.{key}={short[key]}")]
+    assert run(["run", "r.yaml", *settings]) == 5
     record = json.loads(Path("runs/r-cpu/run.json").read_text())
     assert all(v["status"] in {"failed", "not_measured"} for v in record["variants"])
     assert "did not answer within 0.01 s" in record["variants"][0]["problem"]

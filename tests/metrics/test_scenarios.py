@@ -3,8 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgebench.gate import judge_gate
 from edgebench.metrics.base import METRICS
-from edgebench.metrics.scenarios import Queries, named, own_metrics, ratios, scenario_of
+from edgebench.metrics.scenarios import (
+    Queries,
+    named,
+    own_metrics,
+    ratios,
+    scenario_of,
+    withheld,
+)
+from edgebench.recipe import Gate
 from edgebench.records import ScenarioResult
 
 MS = 1_000_000
@@ -50,7 +59,9 @@ def test_a_quantile_needs_its_queries(n, given):
     found, needed = own_metrics(queries(np.ones(n)), "single-stream", 1)
     assert [f"{name}_ms" for name in given] == [name for name in found if name.endswith("_ms")]
     assert len(given) + len(needed) == 5
-    assert list(ratios(queries(np.ones(n)), queries(np.ones(n)), "single-stream")) == given
+    compared = ratios(queries(np.ones(n)), queries(np.ones(n)), "single-stream")
+    assert [name for name, estimate in compared.items() if estimate.point is not None] == given
+    assert len(compared) == 5
 
 
 def test_rates_are_of_each_process_from_first_arrival_to_last_answer():
@@ -88,6 +99,32 @@ def test_gates_can_name_them():
         assert METRICS.get(name).certainty == "interval"
 
 
+def test_a_gate_on_a_tail_with_too_few_queries_says_how_many_there_were():
+    process = np.repeat(np.arange(6), 68)
+    slow, few = (queries(np.full(n, ms), process[:n]) for n, ms in ((408, 2.0), (400, 1.0)))
+    one = result("server", few, ratios=ratios(slow, few, "server"), queries=400)
+    intervals, comparisons = named([one])
+    for found, words in (
+        (intervals["server_p99_ms"], "not enough samples: 400 of 662 queries"),
+        (intervals["server_service_p99_ms"], "not enough samples: 400 of 662 queries"),
+        (intervals["server_p999_ms"], "not enough samples: 400 of 6636 queries"),
+        (comparisons["server_p99_ratio"], "not enough samples: 60 of 662 queries in a process"),
+    ):
+        assert (found.point, found.low, found.high, found.method) == (None, None, None, words)
+    assert intervals["server_p95_ms"].point == pytest.approx(1.0)
+    reason = judge_gate(Gate(metric="server_p99_ms", max=10), intervals["server_p99_ms"])
+    assert reason.verdict == "INCONCLUSIVE"
+    assert "not enough samples: 400 of 662 queries" in reason.text
+
+
+def test_what_is_withheld_says_why():
+    found = withheld(ratios(queries([1.0] * 70), queries([1.0] * 70), "server"), "base ails")
+    assert len(found) == 5
+    assert {(e.point, e.low, e.high, e.method) for e in found.values()} == {
+        (None, None, None, "base ails")
+    }
+
+
 def test_of_several_scenarios_of_a_kind_the_first_counts():
     fast, slow = (result("server", queries([ms] * 700), label=f"s{ms}") for ms in (1, 2))
     assert named([fast, slow])[0]["server_p50_ms"].point == pytest.approx(1)
@@ -102,9 +139,15 @@ def test_of_several_scenarios_of_a_kind_the_first_counts():
     ],
 )
 def test_an_invalid_scenario_gives_no_number_to_a_gate(changes):
-    intervals, _ = named([result("server", queries([1.0] * 700), **changes)])
-    assert intervals["server_p99_ms"].point is None
-    assert "cannot keep up" in intervals["server_p99_ms"].method
+    intervals, comparisons = named([result("server", queries([1.0] * 700), **changes)])
+    for found in (
+        intervals["server_p99_ms"],
+        intervals["server_p999_ms"],
+        comparisons["server_p50_ratio"],
+    ):
+        assert found.point is None
+        assert found.method.startswith("cannot keep up")
+    assert not any(name.endswith("_ratio") for name in intervals)
 
 
 def test_a_metric_knows_its_scenario():

@@ -65,6 +65,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "samples are gone": lambda p: (p / "samples.npz").unlink(),
     "samples lack arrays": lambda p: np.savez(p / "samples.npz", sample_ns=np.ones(3)),
     "time runs backwards": lambda p: resample(p / "samples.npz", sample_ns=np.array([-1.0])),
+    "numbers are words": lambda p: resample(p / "samples.npz", block_process=np.array(["a"] * 12)),
+    "phases differ in a pair": lambda p: resample(
+        p / "samples.npz", block_phase=np.arange(12, dtype=np.int32) % 2
+    ),
     "one arm alone": lambda p: resample(p / "samples.npz", block_arm=np.zeros(12, np.int32)),
 }
 
@@ -128,3 +132,45 @@ def test_npz_of_the_agent_is_what_we_read(finished: Finished) -> None:
     with zipfile.ZipFile(finished[1] / "results" / "int8" / "samples.npz") as archive:
         arrays = {n: np.load(io.BytesIO(archive.read(n))) for n in archive.namelist()}
     assert (arrays["single_ns.npy"] > 0).all()
+
+
+HOSTILE: dict[str, object] = {
+    "confirmation": ["no", "mapping"],
+    "cpu": 7,
+    "providers": {"CPUExecutionProvider": 1},
+    "inspection": {"integer_operators": {"QLinearConv": "many"}, "nodes": None, "notes": 3},
+    "energy": {"energy_mj": 10**400},
+    "steady": "perhaps",
+    "confirms": 1,
+}
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_evidence_of_another_type_is_left_out(copy: RunFolder, key: str) -> None:
+    path = copy.results / "int8" / "result.json"
+    evidence = json.loads(path.read_text())["evidence"]
+    change(path, evidence={**evidence, key: HOSTILE[key]})
+    found = judge(copy).variant("int8")
+    assert found is not None
+    assert found.status == "measured"
+    assert found.measurement is not None
+    assert key not in found.measurement.evidence
+    assert found.metrics.get("energy_mj") is None
+
+
+def test_a_device_cannot_claim_its_own_second_look(copy: RunFolder) -> None:
+    path = copy.results / "int8" / "result.json"
+    evidence = json.loads(path.read_text())["evidence"]
+    kind = {"point": 0.5, "low": 0.4, "high": 0.6, "n": 6, "method": "believe me"}
+    change(path, evidence={**evidence, "confirmation": {"latency_ratio": kind}})
+    found = judge(copy).variant("int8")
+    assert found is not None
+    assert found.measurement is not None
+    assert "confirmation" not in found.measurement.evidence
+
+
+@pytest.mark.parametrize("identity", [None, {}, {"machine": 3, "cpu_flags": [], "providers": []}])
+def test_device_that_does_not_say_what_it_is(copy: RunFolder, identity: object) -> None:
+    change(copy.results / "device.json", identity=identity)
+    with pytest.raises(EdgebenchError, match="is no record of an agent: identity"):
+        judge(copy)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgebench.agent.results import NOT_STEADY
 from edgebench.pipeline.scenario_results import scenario_results
 from edgebench.scenario import resolve_scenarios
 
@@ -117,7 +119,9 @@ def test_a_tail_is_given_only_where_there_are_enough_queries(tmp_path):
     single = read(tmp_path)[0]
     assert "p99_ms" in single.metrics
     assert single.needed == {"p999_ms": 6636}
-    assert "p999" not in single.ratios
+    assert single.ratios["p90"].point == pytest.approx(0.5)
+    assert single.ratios["p999"].point is None
+    assert "120 of 6636 queries in a process" in single.ratios["p999"].method
 
 
 def test_a_server_counts_from_the_arrival_and_shows_the_service_time_beside_it(tmp_path):
@@ -154,9 +158,49 @@ def test_one_that_gave_up_cannot_keep_up_either(tmp_path):
     assert "cannot keep up" in read(tmp_path, said)[1].invalid_reasons[0]
 
 
-def test_a_base_that_cannot_keep_up_makes_the_comparison_invalid(tmp_path):
+def test_a_base_that_cannot_keep_up_leaves_the_variant_valid_but_nothing_to_compare_with(tmp_path):
     server = read(tmp_path, found=arrays(base_ms=12.0, variant_ms=1.0))[1]
-    assert server.invalid_reasons[0].startswith("base cannot keep up")
+    assert server.valid
+    assert server.invalid_reasons == ()
+    assert server.metrics["p99_ms"].point == pytest.approx(1.05)
+    assert server.target_met == "yes"
+    assert set(server.ratios) == {"p50", "p90", "p95", "p99", "p999"}
+    for ratio in server.ratios.values():
+        assert ratio.point is None
+        assert ratio.method.startswith("base cannot keep up: of 100 queries a second it answers 8")
+
+
+def test_a_base_that_gave_up_after_one_query_does_not_cost_the_variant_its_result(tmp_path):
+    found, said = arrays(base_ms=5000.0), entries()
+    first = np.ones(len(found["arm"]), bool)
+    first[1:] = np.any([np.diff(found[name]) for name in ("scenario", "process", "arm")], axis=0)
+    kept = (found["scenario"] != 1) | (found["arm"] == 1) | first
+    server = read(tmp_path, said, {name: a[kept] for name, a in found.items()})[1]
+    assert server.valid
+    assert server.ratios["p50"].method.startswith("base cannot keep up")
+
+
+@pytest.mark.parametrize("arm", [0, 1])
+def test_a_latency_that_still_moved_makes_no_result(tmp_path, arm):
+    said = entries()
+    for entry in said:
+        next(r for r in entry["runs"] if (r["process"], r["arm"]) == (4, arm))["steady"] = False
+    for result in read(tmp_path, said):
+        ratio = next(iter(result.ratios.values()))
+        if arm == 1:
+            assert result.invalid_reasons == (NOT_STEADY,)
+        else:
+            assert result.valid
+            assert ratio.point is None
+            assert ratio.method.startswith("base's latency was still moving")
+
+
+def test_where_a_run_ended_is_kept_in_the_evidence(tmp_path):
+    said = entries()
+    said[0]["runs"][3]["ended_at"] = 120
+    single = read(tmp_path, said)[0]
+    assert single.valid
+    assert [run["ended_at"] for run in single.evidence["runs"]].count(120) == 1
 
 
 def test_what_the_agent_doubts_is_doubted(tmp_path):
@@ -228,6 +272,25 @@ def test_times_that_make_no_sense_are_refused(tmp_path, found, word):
     for result in read(tmp_path, found=found):
         assert word in result.problem
         assert not result.metrics
+
+
+def test_a_file_larger_than_the_protocol_can_yield_is_not_unpacked(tmp_path):
+    # Three scenarios of two models in one process may hold 43.2 MB.
+    with zipfile.ZipFile(tmp_path / "scenarios.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("end_ns.npy", bytes(44 * 10**6))
+    for processes, word in ((1, "unpack to more than the protocol can yield"), (2, "cannot be")):
+        results = scenario_results(
+            entries(), tmp_path, ASKED, relative=RELATIVE, processes=processes
+        )
+        assert all(word in result.problem for result in results)
+
+
+def test_more_processes_than_were_asked_for_are_refused(tmp_path):
+    np.savez(tmp_path / "scenarios.npz", **arrays())
+    for result in scenario_results(
+        entries(), tmp_path, ASKED, relative=RELATIVE, processes=PROCESSES - 1
+    ):
+        assert "belongs to no process" in result.problem
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut"])

@@ -114,6 +114,22 @@ def test_a_tail_that_is_not_given_says_how_many_queries_it_takes(with_scenarios)
     assert "p99 takes 662 queries, there were 100" in row.notes
 
 
+def test_a_ratio_that_is_not_given_says_why(with_scenarios):
+    why = "base cannot keep up: of 200 queries a second it answers 83"
+    none = Estimate(point=None, low=None, high=None, n=6, method=why)
+    row = scenario_groups(with_scenarios(server(ratios={"p50": none, "p99": none})))[0].rows[0]
+    assert row.valid
+    assert [cell.line for cell in row.cells[2:4]] == ["–", "–"]
+    assert f"no ratio: {why}" in row.notes
+
+
+def test_a_run_that_kept_all_it_may_says_where_it_ended(with_scenarios):
+    runs = [{"arm": arm, "ended_at": 200_000 if process else None, "loadgen": None}
+            for process in range(6) for arm in (0, 1)]  # fmt: skip
+    row = scenario_groups(with_scenarios(server(evidence={"runs": runs})))[0].rows[0]
+    assert "ended at 200,000 queries in 5 of 6 processes" in row.notes
+
+
 def test_what_is_not_valid_comes_first_and_among_the_doubts(with_scenarios):
     reason = "cannot keep up: of 200 queries a second it answers 83"
     found = with_scenarios(server(valid=False, invalid_reasons=(reason,)), offline())

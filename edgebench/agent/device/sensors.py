@@ -55,13 +55,14 @@ class Sensor:
         return f"Sensor({self.name!r}, {self.kind!r}, {self.scope!r})"
 
 
-def find_sensors(root: Path) -> list[Sensor]:
+def find_sensors(root: Path, *, cards: bool = True) -> list[Sensor]:
     """Every sensor that can be read here, the one that sees most of the device first.
 
     A board's input rail comes before the sum of its rails, both before the processor's own
-    counters, which leave out what is outside the package; a card's see the card alone.
+    counters, which leave out what is outside the package; a card's see the card alone, and are
+    left out where `cards` is false, since nothing that is measured runs there.
     """
-    return [*_board(root), *_rapl(root), *_cards(root)]
+    return [*_board(root), *_rapl(root), *(_cards(root) if cards else [])]
 
 
 def unreadable_sensors(root: Path) -> list[str]:

@@ -129,14 +129,14 @@ def cgroup_throttling(root: Path) -> Optional[dict[str, int]]:
     return total
 
 
-def killed_for_memory(root: Path) -> int:
-    """How many processes the kernel killed for want of memory: here, or where it counts them."""
-    counts = [table(root / "proc/vmstat").get("oom_kill", 0)]
+def killed_for_memory(root: Path) -> Optional[int]:
+    """How many processes the kernel killed for want of memory; None where it does not count."""
+    files = [root / "proc/vmstat"]
     for folder in _groups(root, "memory"):
-        counts.append(table(folder / "memory.events").get("oom_kill", 0))
-        counts.append(table(folder / "memory.oom_control").get("oom_kill", 0))
+        files += [folder / "memory.events", folder / "memory.oom_control"]
+    counts = [table(file).get("oom_kill") for file in files]
     # The counts of a group are part of those above it and of the whole.
-    return max(counts)
+    return max((count for count in counts if count is not None), default=None)
 
 
 def swapped_pages(root: Path) -> dict[str, int]:

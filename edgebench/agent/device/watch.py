@@ -34,7 +34,8 @@ class Watched(NamedTuple):
 class Watch:
     """Looks at the device before and after; costs nothing in between.
 
-    `cpus` are the processors whose clocks count (all this process may use). `clock` gives seconds.
+    `cpus` are the processors whose clocks count (all this process may use); `cards` whether those
+    of NVIDIA do. `clock` gives seconds.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class Watch:
         root: Path,
         cpus: Optional[Sequence[int]] = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        cards: bool = True,
     ) -> None:
         self._root = root
         self._cpus = list(cpus) if cpus is not None else processor.allowed_cpus()
         self._clock = clock
-        self._nvidia = Nvml.open() if root == Path("/") else None
+        self._nvidia = Nvml.open() if cards and root == Path("/") else None
         self._before: dict[str, Any] = {}
 
     def start(self) -> None:
@@ -65,7 +68,7 @@ class Watch:
             "throttled_now": after["throttled_now"],
             "cgroup": _cgroup(before["cgroup"], after["cgroup"], seconds),
             "swapped_pages": _difference(before["swapped"], after["swapped"]),
-            "killed_for_memory": after["killed"] - before["killed"],
+            "killed_for_memory": (after["killed"] or 0) - (before["killed"] or 0),
             "frequency_khz": _both(before, after, "khz"),
             "temperature_c": _both(before, after, "temperature_c"),
             "load_1min": _both(before, after, "load_1min"),
@@ -73,6 +76,8 @@ class Watch:
             "settings_changed": before["settings"] != after["settings"],
             "nvidia": _cards(before["cards"], after["cards"], seconds),
         }
+        if self._nvidia is not None:
+            self._nvidia.close()
         reasons = _reasons(changes)
         reasons += _clocks(self._root, before, after)
         return Watched(changes, reasons)

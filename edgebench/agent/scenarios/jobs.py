@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     OneProcess = Callable[[Path, Dict[str, Any]], Dict[str, Any]]
 
 SAMPLES, LOGS = "scenarios.npz", "loadgen.zip"
-FIELDS = ("process", "arm", "scheduled_ns", "start_ns", "end_ns")
+# What scenarios.npz holds for each query; `scenario` is its place in the list.
+FIELDS = {
+    "scenario": "int32",
+    "process": "int32",
+    "arm": "int32",
+    "scheduled_ns": "int64",
+    "start_ns": "int64",
+    "end_ns": "int64",
+}
 
 
 def measure_scenarios(
@@ -55,31 +64,68 @@ def measure_scenarios(
     return entries
 
 
-def scenario_seconds(spec: Dict[str, Any]) -> float:
-    """How much longer than other jobs a scenario's process may take."""
+def scenario_seconds(spec: Dict[str, Any], call_s: float = 0.0) -> float:
+    """How much longer than other jobs a scenario's process may take.
+
+    `call_s`: how long one inference of the scenario's batch takes at most, 0 where it is not known.
+    """
     # Base and the model; a server that cannot keep up gives up after twice its time.
-    return 4.0 * float(spec["duration_s"])
+    return 4.0 * asked_seconds(spec, call_s)
+
+
+def asked_seconds(spec: Dict[str, Any], call_s: float = 0.0) -> float:
+    """How long a model that keeps up is asked in one process; `call_s` as in `scenario_seconds`."""
+    each = call_s
+    duration_s, queries = float(spec["duration_s"]), int(spec["min_queries"])
+    if spec["scenario"] == "multi-stream":
+        each *= max(1, (spec["samples"] or 1) // spec["batch"])
+    elif spec["scenario"] == "server":
+        each = 1 / spec["qps"] if spec["qps"] is not None else call_s * max(1.0, 1 / spec["load"])
+    return max(duration_s, queries * float(each))
+
+
+def call_seconds(raws: List[Dict[str, Any]], job: Dict[str, Any], threads: int) -> float:
+    """The most that one inference under the scenario `job` should take, base's or the model's.
+
+    From what the timed processes saw: `raws` are their raw.json, `threads` those they ran with.
+    The first inference of a fresh process stands for all, since it is slower than those after it.
+    """
+    spec = job["scenario"]
+    first = max((raw["cold"]["first_inference_ms"] for raw in raws if raw.get("cold")), default=0.0)
+    logs = [raw["log_ratio"] for raw in raws if raw.get("log_ratio") is not None]
+    base = math.exp(-min(logs, default=0.0))
+    batch: float = spec["batch"] / job["protocol"]["batch"]
+    fewer: float = threads / job["runtime"]["threads"]
+    return float(first) / 1e3 * max(1.0, base) * max(1.0, batch) * max(1.0, fewer)
 
 
 def _merge(folders: List[List[Path]], merged: Path) -> None:
+    """All processes' queries in one .npz, read and written one array of a process at a time.
+
+    The agent may run where there is little memory beside the model's.
+    """
     import numpy as np
 
-    parts: Dict[str, List[Any]] = {field: [] for field in FIELDS}
-    numbers = []
-    for index, done in enumerate(folders):
-        for folder in done:
-            with np.load(folder / "scenario.npz", allow_pickle=False) as archive:
-                for field in FIELDS:
-                    parts[field].append(archive[field])
-            numbers.append(np.full(len(parts["arm"][-1]), index, dtype=np.int32))
-    empty = {"process": np.int32, "arm": np.int32}
-    arrays: Dict[str, Any] = {
-        field: np.concatenate(found) if found else np.zeros(0, empty.get(field, np.int64))
-        for field, found in parts.items()
-    }
-    scenario = np.concatenate(numbers) if numbers else np.zeros(0, np.int32)
-    with merged.open("wb") as out:
-        np.savez_compressed(out, scenario=scenario, **arrays)
+    parts = [
+        (number, folder / "scenario.npz") for number, done in enumerate(folders) for folder in done
+    ]
+    counts = []
+    for _, file in parts:
+        with np.load(file, allow_pickle=False) as archive:
+            counts.append(len(archive["arm"]))
+    with zipfile.ZipFile(merged, "w", zipfile.ZIP_DEFLATED) as out:
+        for field, kind in FIELDS.items():
+            dtype = np.dtype(kind)
+            header = {"descr": dtype.str, "fortran_order": False, "shape": (sum(counts),)}
+            with out.open(f"{field}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                for (number, file), count in zip(parts, counts):
+                    if field == "scenario":
+                        part = np.full(count, number, dtype)
+                    else:
+                        with np.load(file, allow_pickle=False) as archive:
+                            part = archive[field].astype(dtype, copy=False)
+                    member.write(part.tobytes())
 
 
 def _keep_logs(specs: List[Dict[str, Any]], folders: List[List[Path]], target: Path) -> None:

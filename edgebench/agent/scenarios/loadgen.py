@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import re
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from ..errors import ModelFailedError, one_line
-from .loops import Timeline
+from .loops import Enough, Timeline
 
 if TYPE_CHECKING:
     from ..measure import Clock
@@ -32,6 +33,8 @@ _SCENARIOS = {
 _SAMPLE = re.compile(
     r'"query_seq":(\d+),"sample_idx":\d+,"issue_start_ns":(-?\d+),"complete_ns":(-?\d+)'
 )
+# Of an offline query: LoadGen asks for so much more than should fill the time.
+_SLACK = 1.1
 _PERCENTILE = re.compile(r"result_([\d.]+)_percentile_latency_ns")
 _SAID = {
     "result_validity": "validity",
@@ -54,15 +57,15 @@ class Load:
     """What LoadGen is to do.
 
     `scenario` is our name of it, `samples` of a multi-stream query, `qps` of a server; `call_ns` is
-    how long an inference of `batch` examples takes, from which it plans how many it needs.
+    how long an inference of `batch` examples takes, from which it plans how many it needs. Queries
+    of `enough` are inferences where it is offline.
     """
 
     def __init__(
         self,
         scenario: str,
         *,
-        seconds: float,
-        queries: int,
+        enough: Enough,
         call_ns: float,
         batch: int,
         samples: int = 1,
@@ -70,8 +73,7 @@ class Load:
         target_latency_ms: Optional[float] = None,
     ) -> None:
         self.scenario = scenario
-        self.seconds = seconds
-        self.queries = queries
+        self.enough = enough
         self.call_ns = call_ns
         self.batch = batch
         self.samples = samples
@@ -232,23 +234,42 @@ def _settings(lg: Any, load: Load, seeds: Tuple[int, int, int]) -> Any:
     settings = lg.TestSettings()
     settings.mode = lg.TestMode.PerformanceOnly
     settings.scenario = getattr(lg.TestScenario, _SCENARIOS[load.scenario])
-    settings.min_duration_ms = int(load.seconds * 1e3)
-    settings.min_query_count = load.queries
+    enough = load.enough
+    settings.min_duration_ms = enough.ns // 10**6
+    settings.min_query_count = enough.queries
     settings.qsl_rng_seed, settings.sample_index_rng_seed, settings.schedule_rng_seed = seeds
-    per_example = load.call_ns / load.batch
+    # It makes twice the queries that it expects before it asks the first.
+    shortest_ns = max(1, enough.ns // enough.most)
     if load.scenario == "single-stream":
-        settings.single_stream_expected_latency_ns = max(1, int(per_example))
+        settings.max_query_count = enough.most
+        settings.single_stream_expected_latency_ns = max(shortest_ns, int(load.call_ns))
     elif load.scenario == "multi-stream":
+        settings.max_query_count = enough.most
         settings.multi_stream_samples_per_query = load.samples
-        settings.multi_stream_expected_latency_ns = max(1, int(per_example * load.samples))
+        query_ns = int(load.call_ns * load.samples / load.batch)
+        settings.multi_stream_expected_latency_ns = max(shortest_ns, query_ns)
     elif load.scenario == "server":
+        settings.max_query_count = enough.most
+        if load.qps * enough.ns / 1e9 > enough.most:
+            settings.min_duration_ms = int(1e3 * enough.most / load.qps)
+            settings.min_query_count = enough.most
         settings.server_target_qps = load.qps
         settings.server_target_latency_ns = int((load.target_latency_ms or 0) * 1e6)
         settings.server_target_latency_percentile = 0.99
-        # Where the server cannot keep up, the last answer would come after any time at all.
-        settings.max_duration_ms = 2 * settings.min_duration_ms + 1000
+        # Where the server cannot keep up, the last answer would come after any time at all; and
+        # one that does needs the time in which so many queries arrive.
+        arriving_ms = int(1e3 * settings.min_query_count / load.qps)
+        settings.max_duration_ms = 2 * max(settings.min_duration_ms, arriving_ms) + 1000
     else:
-        settings.offline_expected_qps = 1e9 / per_example
+        # Whole batches: a part of one takes as long and would count as one.
+        wanted = math.ceil(_SLACK * enough.ns / max(load.call_ns, 1.0))
+        calls = min(enough.most, max(enough.queries, wanted))
+        settings.min_query_count = calls * load.batch
+        settings.offline_expected_qps = 1e9 * load.batch / max(load.call_ns, 1.0)
+        if enough.ns:
+            # Times its slack, this is what it asks for itself; it takes the larger number.
+            ours = 1e9 * calls * load.batch / enough.ns / _SLACK
+            settings.offline_expected_qps = min(settings.offline_expected_qps, 0.999 * ours)
     return settings
 
 

@@ -82,6 +82,12 @@ def run_scenario(
         qps = _offered(spec, side, job.get("offered_qps"), index, clock)
         try:
             timeline, run = _one(work, side, index, qps, clock=clock, sleep=sleep)
+            last = side.arm.last
+            if spec["driver"] == "loadgen" and protocol["recheck"]:
+                # LoadGen mixes its own batches, so there is none to compare the last answer with.
+                last = 0
+                side.arm.query.write(feeds[last])
+                side.arm.query.run()
         except (ModelFailedError, MemoryError):
             raise
         except Exception as error:
@@ -90,9 +96,8 @@ def run_scenario(
             ) from error
         timelines[index] = timeline
         runs.append({"process": job["process"], "arm": index, "offered_qps": qps, **run})
-        if spec["driver"] == "edgebench":
-            # LoadGen chooses its own examples, so there is none to compare the last answer with.
-            recheck.after(Block(0, index, 0, array("q"), side.arm.last))
+        if protocol["recheck"]:
+            recheck.after(Block(0, index, 0, array("q"), last))
     gc.enable()
     reasons = list(work.reasons)
     if recheck.problem is not None:
@@ -127,13 +132,16 @@ def _one(
 ) -> Tuple[Timeline, Dict[str, Any]]:
     """One model under the scenario: its times, and what else there is to say."""
     spec, process = work.job["scenario"], work.job["process"]
-    enough = Enough(spec["duration_s"], spec["min_queries"])
+    # LoadGen keeps a record of every example of these.
+    grouped = {"multi-stream": spec["samples"] or 1, "offline": spec["batch"]}
+    noted = grouped.get(spec["scenario"], 1) if spec["driver"] == "loadgen" else 1
+    enough = Enough(spec["duration_s"], spec["min_queries"], noted)
     seed = (work.job["seed"], _SEED, zlib.crc32(spec["label"].encode()), process)
     said = None
     planned = None
     if spec["driver"] == "loadgen":
         folder = work.out / "loadgen" / ("base", "model")[arm]
-        timeline, said = _by_loadgen(spec, side, qps, seed=seed, folder=folder, clock=clock)
+        timeline, said = _by_loadgen(spec, side, qps, enough, seed=seed, folder=folder, clock=clock)
     elif spec["scenario"] == "server":
         assert qps is not None  # noqa: S101 - `_offered` gives one for every server
         due = poisson_arrivals(qps, enough, seed)
@@ -146,6 +154,7 @@ def _one(
         timeline = closed_loop(asker(side.arm, calls), enough, clock)
     return timeline, {
         "planned": planned,
+        "ended_at": enough.ended_at(timeline, qps),
         "steady": side.steady,
         "call_ns": side.call_ns,
         "loadgen": said,
@@ -156,6 +165,7 @@ def _by_loadgen(
     spec: Dict[str, Any],
     side: _Side,
     qps: Optional[float],
+    enough: Enough,
     *,
     seed: Tuple[int, ...],
     folder: Path,
@@ -168,8 +178,7 @@ def _by_loadgen(
     folder.mkdir(parents=True)
     load = Load(
         spec["scenario"],
-        seconds=spec["duration_s"],
-        queries=spec["min_queries"],
+        enough=enough,
         call_ns=side.call_ns,
         batch=spec["batch"],
         samples=spec["samples"] or 1,

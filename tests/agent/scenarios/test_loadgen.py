@@ -10,7 +10,9 @@ import pytest
 
 from edgebench.agent.errors import ModelFailedError
 from edgebench.agent.runtimes.base import Query
+from edgebench.agent.scenarios import loops
 from edgebench.agent.scenarios.loadgen import LOGS, Load, drive, read_detail, read_trace
+from edgebench.agent.scenarios.loops import Enough
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mlperf_loadgen") is None, reason="mlcommons-loadgen is not installed"
@@ -20,10 +22,8 @@ FEEDS = [(np.array([[i], [i + 0.5]], dtype="float32"),) for i in range(3)]
 
 
 def load(scenario: str, **settings) -> Load:
-    return Load(
-        scenario,
-        **{"seconds": 0.0, "queries": 12, "call_ns": SLEEP_MS * 1e6, "batch": 1} | settings,
-    )
+    asked = {"enough": Enough(0.0, 12), "call_ns": SLEEP_MS * 1e6, "batch": 1}
+    return Load(scenario, **asked | settings)
 
 
 def sleeping(seen: list | None = None) -> Query:
@@ -55,6 +55,46 @@ def test_its_server_counts_from_when_a_query_was_due_and_so_do_we(tmp_path):
     assert ours_ms[-1] > 4 * service_ms[-1]
     assert said["agreement"]["queries"] == len(ours_ms)
     assert abs(said["agreement"]["median_difference_ns"]) < SLEEP_MS * 1e6 / 4
+
+
+def test_its_server_waits_for_the_least_queries_at_a_low_rate(tmp_path):
+    # 16 at 10 a second arrive in 1.6 s, and no time at all was asked for.
+    settings = load("server", enough=Enough(0.0, 16), qps=10.0, target_latency_ms=SLEEP_MS)
+    query = Query(lambda feed: None, lambda: time.sleep(1e-4), lambda: ())
+    timeline, said = drive(query, FEEDS, settings, seeds=(1, 2, 5), out=tmp_path)
+    assert len(timeline) == said["queries"] == 16
+    assert timeline.scheduled_ns[-1] - timeline.scheduled_ns[0] > 1e9
+    assert said["min_queries_met"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "settings"),
+    [
+        ("single-stream", {}),
+        ("multi-stream", {"samples": 2}),
+        ("server", {"qps": 5000.0, "target_latency_ms": 50.0}),
+        ("offline", {}),
+    ],
+)
+def test_it_ends_at_the_most_queries(tmp_path, monkeypatch, scenario, settings):
+    monkeypatch.setattr(loops, "MOST_QUERIES", 40)
+    enough = Enough(3600.0, 5)
+    query = Query(lambda feed: None, lambda: time.sleep(1e-4), lambda: ())
+    asked = load(scenario, enough=enough, call_ns=1e5, **settings)
+    timeline, _ = drive(query, FEEDS, asked, seeds=(1, 2, 3), out=tmp_path)
+    assert enough.ended_at(timeline, settings.get("qps")) == len(timeline) == 40
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001])
+def test_offline_it_asks_for_whole_batches_and_no_fewer_than_the_least(tmp_path, seconds):
+    seen: list = []
+    query = Query(lambda feed: seen.append(feed[0].copy()), lambda: time.sleep(1e-4), lambda: ())
+    settings = load("offline", enough=Enough(seconds, 7), batch=2, call_ns=3e4)
+    timeline, _ = drive(query, FEEDS, settings, seeds=(1, 2, 3), out=tmp_path)
+    # In 1 ms there is time for 33.3 of them, and LoadGen adds a tenth.
+    assert len(timeline) == len(seen) == (7 if seconds == 0 else 37)
+    examples = np.concatenate(seen).ravel()
+    assert np.unique(examples, return_counts=True)[1].max() <= -(-len(examples) // 6)
 
 
 def test_the_same_seeds_give_the_same_arrivals(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from edgebench.agent.errors import ModelFailedError
 from edgebench.agent.measure import Arm
 from edgebench.agent.runtimes.base import Query
+from edgebench.agent.scenarios import loops
 from edgebench.agent.scenarios.loops import (
     SPIN_NS,
     Enough,
@@ -67,6 +68,43 @@ def test_a_closed_loop_asks_one_query_after_the_other(clock):
 def test_a_loop_makes_its_least_queries_however_long_they_take(clock):
     assert len(closed_loop(lambda: clock.work(900 * MS), Enough(1.0, 7), clock)) == 7
     assert len(offline(lambda: clock.work(900 * MS), Enough(1.0, 7), clock)) == 7
+
+
+class TestTheMostQueries:
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch):
+        monkeypatch.setattr(loops, "MOST_QUERIES", 50)
+
+    @pytest.mark.parametrize("loop", [closed_loop, offline])
+    def test_end_a_loop_before_its_time_and_it_says_so(self, clock, loop):
+        enough = Enough(1.0, 7)
+        timeline = loop(lambda: clock.work(MS), enough, clock)
+        assert len(timeline) == 50
+        assert enough.ended_at(timeline, None) == 50
+
+    @pytest.mark.parametrize("loop", [closed_loop, offline])
+    def test_are_more_where_more_are_the_least(self, clock, loop):
+        enough = Enough(1.0, 80)
+        timeline = loop(lambda: clock.work(MS), enough, clock)
+        assert enough.ended_at(timeline, None) == len(timeline) == 80
+
+    def test_say_nothing_where_the_time_was_over(self, clock):
+        for seconds, queries in ((0.01, 7), (0.01, 80)):
+            enough = Enough(seconds, queries)
+            timeline = closed_loop(lambda: clock.work(MS), enough, clock)
+            assert enough.ended_at(timeline, None) is None
+
+    def test_are_fewer_where_each_leaves_several_records(self):
+        assert Enough(1.0, 7, examples=10).most == 7
+        assert Enough(1.0, 3, examples=10).most == 5
+
+    def test_are_all_that_arrive_at_a_server(self, clock):
+        for seconds, ended in ((0.5, 50), (0.05, None)):
+            enough = Enough(seconds, 1)
+            due = poisson_arrivals(1000.0, enough, (0,))
+            timeline = server(lambda: clock.work(10), due, clock, clock.sleep, give_up_ns=10**9)
+            assert len(timeline) == 50
+            assert enough.ended_at(timeline, 1000.0) == ended
 
 
 def test_a_multi_stream_query_is_as_long_as_all_its_samples(clock):

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from edgebench.agent.errors import ModelFailedError
+from edgebench.agent.runtimes.base import Query
+from edgebench.agent.scenarios import loops
 from edgebench.agent.scenarios.jobs import measure_scenarios
 from edgebench.agent.scenarios.worker import run_scenario
 from edgebench.agent.worker import Work
@@ -25,6 +27,7 @@ PROTOCOL = {
     "warmup_iqr": 0.1,
     "rotate": 4,
     "outputs_batch": 8,
+    "recheck": True,
 }
 needs_loadgen = pytest.mark.skipif(
     importlib.util.find_spec("mlperf_loadgen") is None, reason="mlcommons-loadgen is not installed"
@@ -145,8 +148,60 @@ def test_a_scenario_that_fails_late_keeps_the_processes_it_had(one, tmp_path):
     )
     assert result.processes == 2
     assert not result.valid
-    assert "SIGSEGV" in result.invalid_reasons[0]
+    assert any("SIGSEGV" in reason for reason in result.invalid_reasons)
     assert result.metrics["p50_ms"].point > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scenario": "single-stream"},
+        {"scenario": "multi-stream", "samples": 4},
+        {"scenario": "server", "qps": 200},
+        {"scenario": "offline"},
+    ],
+    ids=lambda settings: settings["scenario"],
+)
+def test_one_that_keeps_all_it_may_says_where_it_ended(one, tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(loops, "MOST_QUERIES", 40)
+    asked = specs({**settings, "duration_s": 900.0})
+    entries = json.loads(json.dumps(measure_scenarios(tmp_path, asked, 1, one)))
+    (result,) = scenario_results(entries, tmp_path, asked, relative="x")
+    assert result.problem is None
+    assert result.queries == 40
+    assert [run["ended_at"] for run in result.evidence["runs"]] == [40, 40]
+
+
+@pytest.mark.parametrize("driver", ["edgebench", pytest.param("loadgen", marks=needs_loadgen)])
+@pytest.mark.parametrize("recheck", [True, False])
+def test_an_answer_that_goes_wrong_under_load_is_noticed(
+    one, tmp_path, monkeypatch, driver, recheck
+):
+    """A fake model that answers otherwise once it is bound: no real one does so on demand."""
+    load = Work.load
+
+    def altered(work, path):
+        model = load(work, path)
+        bind = model.bind
+
+        def wrong(feed, answer):
+            query = bind(feed, answer)
+            return Query(query.write, query.run, lambda: tuple(a + 1 for a in query.read()))
+
+        monkeypatch.setattr(model, "bind", wrong)
+        return model
+
+    monkeypatch.setattr(Work, "load", altered)
+    monkeypatch.setitem(PROTOCOL, "recheck", recheck)
+    asked = specs({"scenario": "single-stream", "driver": driver})
+    (entry,) = measure_scenarios(tmp_path, asked, 1, one)
+    said = [reason for reason in entry["invalid_reasons"] if "differ" in reason]
+    assert len(said) == recheck
+
+
+def test_answers_that_are_right_are_not_doubted(one, tmp_path):
+    asked = specs(*ALL)
+    assert [e["invalid_reasons"] for e in measure_scenarios(tmp_path, asked, 1, one)] == [[]] * 5
 
 
 def test_without_its_package_loadgen_names_what_to_install(one, tmp_path, monkeypatch):
@@ -176,6 +231,7 @@ def test_loadgen_drives_the_same_query_and_its_result_comes_along(one, tmp_path,
     (result,) = scenario_results(entries, tmp_path, asked, relative="x")
     assert result.problem is None
     assert result.queries > 10
+    assert not any("differ" in reason for reason in result.invalid_reasons)
     for run in result.evidence["runs"]:
         said = run["loadgen"]
         assert said["validity"] in {"VALID", "INVALID"}
@@ -183,6 +239,7 @@ def test_loadgen_drives_the_same_query_and_its_result_comes_along(one, tmp_path,
         assert said["errors"] == 0
         agreement = said["agreement"]
         offline = settings["scenario"] == "offline"
+        assert run["ended_at"] is None
         assert agreement["queries"] == (1 if offline else said["queries"])
         # LoadGen's span holds ours and the way through Python's call; it cannot be shorter.
         assert agreement["median_difference_ns"] >= 0
