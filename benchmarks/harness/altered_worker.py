@@ -58,7 +58,7 @@ class Altered(OnnxRuntime):
         def slow_bind(feed: Any, answer: Any) -> Query:
             if self.bare is not None:
                 return self.bare.bind(model, feed, answer, bind)
-            query = bind(feed, answer)
+            query: Query = bind(feed, answer)
             if spec is None:
                 return query
             kind, *numbers = spec.split(":")

@@ -38,7 +38,8 @@ def delayed(run: Run, spec: str) -> Run:
 
 def median_call_ns(run: Run) -> float:
     """The median call of `run` in a warm loop of 0.3 s, and of 40 calls at least."""
-    clock, samples = time.perf_counter_ns, []
+    clock = time.perf_counter_ns
+    samples: list[int] = []
     after = clock()
     end = after + _CALIBRATED_NS
     while after < end or len(samples) < _LEAST_CALLS:
@@ -47,7 +48,7 @@ def median_call_ns(run: Run) -> float:
         after = clock()
         samples.append(after - before)
     # The first half warms it up.
-    return float(median(samples[len(samples) // 2 :]))
+    return median(samples[len(samples) // 2 :])
 
 
 def clocked_spin(run: Run, ns: float) -> Run:

@@ -48,6 +48,6 @@ def adjusted_p(second: Measured, floor: Measured, height: float) -> float | None
     margin = float(np.log1p(height))
     p_values = [p_above(np.array(second.logs), margin)]
     for name in COLD:
-        groups = (np.array(one.cold[name], dtype=np.float64) for one in (floor, second))
-        p_values.append(unpaired_ratio(*groups, margin).p_value)
+        first, then = (np.array(one.cold[name], dtype=np.float64) for one in (floor, second))
+        p_values.append(unpaired_ratio(first, then, margin).p_value)
     return holm(p_values)[0]

@@ -178,7 +178,7 @@ def _found(
     if result["status"] != "measured":
         raise NoMeasurementError(f"{result['name']}: {result['problem']}")
     samples = read_samples(folder / "samples.npz")
-    ratio = latency_ratio(samples)
+    ratio = latency_ratio(samples, protocol=protocol)
     if ratio.point is None or ratio.low is None or ratio.high is None:
         raise NoMeasurementError(f"{result['name']}: no interval ({ratio.method})")
     evidence = result["evidence"]
@@ -186,7 +186,7 @@ def _found(
     logs = stats.by_process(np.log(variant_ns / base_ns), process)
     return Measured(
         ratio=ratio,
-        again=confirmation(samples),
+        again=confirmation(samples, protocol=protocol),
         confirms=protocol["confirm"],
         logs=tuple(logs.tolist()),
         cold={name: tuple(one[name] for one in result["cold"]) for name in COLD},

@@ -25,6 +25,14 @@ def identity(path: Path) -> None:
     _save(path, [_node("Relu", ["x"], ["y"])], {}, (16,), (16,))
 
 
+def dense(path: Path) -> None:
+    """Three dense layers of 32."""
+    nodes = []
+    for i, (start, end) in enumerate((("x", "b0"), ("b0", "b1"), ("b1", "y"))):
+        nodes += [_node("MatMul", [start, f"w{i}"], [f"a{i}"]), _node("Relu", [f"a{i}"], [end])]
+    _save(path, nodes, {f"w{i}": (32, 32) for i in range(3)}, (32,), (32,))
+
+
 def lenet(path: Path) -> None:
     """Two convolutions and two dense layers on [N, 1, 8, 8], like edgebench's LeNet."""
     shapes = {"c1": (16, 1, 3, 3), "c2": (64, 16, 3, 3), "d1": (1024, 64), "d2": (64, 10)}
@@ -78,6 +86,7 @@ SUBJECTS = {
     s.name: s
     for s in (
         Subject("identity", 3, (16,), identity),
+        Subject("dense-5us", 5, (32,), dense),
         Subject("lenet", 16, (1, 8, 8), lenet),
         Subject("separable-200us", 200, (3, 24, 24), separable(32, 24, 12)),
         Subject("separable-1ms", 1200, (3, 32, 32), separable(64, 32, 16)),

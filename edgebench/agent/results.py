@@ -18,6 +18,8 @@ from .errors import AgentError
 SCHEMA = "edgebench.result/1"
 # Why a measurement says nothing of the latency, while its answers stand.
 NOT_STEADY = "the latency was still moving when the warm-up's time was over"
+# More of the processes than this have to say so: one may well warm up in a bad moment.
+RESTLESS_SHARE = 0.25
 FILES = ("samples.npz", "outputs.npy", "result.json")
 # Where the protocol asks for scenarios.
 EXTRA = ("scenarios.npz", "loadgen.zip")

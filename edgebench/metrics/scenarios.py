@@ -51,10 +51,17 @@ class Queries:
             for p in np.unique(self.process)
         ]
 
-    def rates(self) -> NDArray[np.float64]:
-        """Queries a second of each process, from the first that was due to the last answer."""
+    def rates(self, *, between: bool = False) -> NDArray[np.float64]:
+        """Queries a second of each process, from the first that was due to the last answer.
+
+        `between` counts the gaps, one fewer than the queries, as a rate of arrivals is counted (and
+        LoadGen's server does).
+        """
         return np.array(
-            [1e9 * len(one.end) / (one.end[-1] - one.scheduled[0]) for one in self.each()]
+            [
+                1e9 * (len(one.end) - between) / (one.end[-1] - one.scheduled[0])
+                for one in self.each()
+            ]
         )
 
     def busy(self) -> NDArray[np.float64]:
@@ -87,7 +94,7 @@ def own_metrics(
         _quantiles(queries.latency_ms, queries.process, "", found, needed)
     if scenario == "server":
         _quantiles(queries.service_ms, queries.process, "service_", found, needed)
-        found["achieved_qps"] = stats.median_interval(queries.rates())
+        found["achieved_qps"] = stats.median_interval(queries.rates(between=True))
     found["throughput_per_s"] = stats.median_interval(examples * queries.rates())
     return found, needed
 

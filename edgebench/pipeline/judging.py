@@ -143,6 +143,7 @@ def _measured(
         place,
         [] if variant.control else manifest["protocol"]["scenarios"],
         relative=str(own / "scenarios.npz"),
+        processes=manifest["protocol"]["processes"],
     )
     under_load, comparisons = named(scenarios)
     intervals |= under_load

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgebench.agent.results import NOT_STEADY
+from edgebench.agent.results import NOT_STEADY, RESTLESS_SHARE
 from edgebench.agent.scenarios.jobs import FIELDS
 from edgebench.errors import NotMeasuredError, one_line
 from edgebench.metrics.scenarios import (
@@ -177,7 +177,11 @@ def _result(spec: Scenario, entry: Entry, arrays: Arrays) -> ScenarioResult:
         return _failed(spec, "a process asked fewer than two queries", entry)
 
     metrics, needed = own_metrics(variant, spec.scenario, spec.queries_of)
-    offered = [run.offered_qps for (_, arm), run in sorted(runs.items()) if arm == _VARIANT]
+    offered = [
+        run.offered_qps
+        for (_, arm), run in runs.items()
+        if arm == _VARIANT and run.offered_qps is not None
+    ]
     reasons = [*entry.invalid_reasons, *_doubts(spec, variant, entry, _VARIANT)]
     compared = ratios(base, variant, spec.scenario)
     # What base cannot do says nothing against the variant: there is just nothing to divide by.
@@ -200,7 +204,7 @@ def _result(spec: Scenario, entry: Entry, arrays: Arrays) -> ScenarioResult:
         metrics=metrics,
         ratios=compared,
         needed=needed,
-        offered_qps=offered[0] if offered else None,
+        offered_qps=float(np.median(offered)) if offered else None,
         target_latency_ms=spec.target_latency_ms,
         target_met=(
             None if spec.target_latency_ms is None else target_met(metrics, spec.target_latency_ms)
@@ -212,7 +216,8 @@ def _result(spec: Scenario, entry: Entry, arrays: Arrays) -> ScenarioResult:
 def _doubts(spec: Scenario, queries: Queries, entry: Entry, arm: int) -> list[str]:
     """Why the latencies of base or of the variant mean nothing."""
     runs = [run for run in entry.runs if run.arm == arm]
-    moving = [] if all(run.steady for run in runs) else [NOT_STEADY]
+    restless = sum(not run.steady for run in runs)
+    moving = [NOT_STEADY] if restless > RESTLESS_SHARE * len(runs) else []
     return moving + (_overload(queries, runs) if spec.scenario == "server" else [])
 
 

@@ -123,7 +123,9 @@ def parts(name: str, estimate: Estimate | None, reference: float | None = None) 
     value, low, high = (finite(v) for v in (estimate.point, estimate.low, estimate.high))
     if value is None:
         # The signal-to-noise ratio of identical outputs is infinite; its method says so.
-        return ("identical" if estimate.method.startswith("identical") else NOT_FINITE), ""
+        if estimate.method.startswith("identical"):
+            return "identical", ""
+        return (NOT_FINITE if estimate.method.endswith("not finite") else MISSING), ""
     if (low is None and high is None) or (low == value == high):
         return point(name, value, reference), ""
     scale = _scale(name, value if finite(reference) is None else reference)

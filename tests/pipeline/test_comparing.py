@@ -281,3 +281,11 @@ def test_the_signature_of_weights_beside_the_file_is_read(measured) -> None:
     found, _ = read_signature(measured[0] / "b.onnx")
     assert [t.name for t in found.inputs] == ["x", "n"]
     assert found.below == {"n": 5}
+
+
+def test_scenarios_are_refused(measured, tmp_path: Path) -> None:
+    asked = question(measured[0])
+    listed = {**FAST, "scenarios": [{"scenario": "single-stream"}]}
+    asked = replace(asked, protocol=resolve_protocol(listed, where="test"))
+    with pytest.raises(UsageError, match="compare runs no scenarios"):
+        compare_models(asked, RunFolder(tmp_path / "out"), Silent())

@@ -56,11 +56,18 @@ def test_one_unit_for_a_column():
         ("accuracy", (0.9677, 0.954, 0.9774), "96.77 % [95.40, 97.74]"),
         ("js_divergence", (6e-9, 5e-9, 7e-9), "6.00e−9 [5.00e−9, 7.00e−9]"),
         ("latency_ratio", (0.5, None, 0.75), "0.50 [–, 0.75]"),
-        ("latency_ratio", (None, None, None), "not finite"),
+        ("latency_ratio", (None, None, None), "–"),
     ],
 )
 def test_estimate(name, values, text):
     assert fmt.estimate(name, estimate(*values)) == text
+
+
+def test_what_has_no_value_says_why_elsewhere_but_infinity_is_named():
+    short = estimate(None, None, None, "not enough samples: 412 of 662 queries")
+    assert fmt.estimate("latency_p99_ms", short) == "–"
+    endless = estimate(None, None, None, "ratio of means; not finite")
+    assert fmt.estimate("latency_ratio", endless) == "not finite"
 
 
 def test_identical_outputs_are_called_so():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List
 
 from ..errors import ModelFailedError
 
@@ -44,13 +44,11 @@ def measure_scenarios(
             "runs": [],
         }
         done: List[Path] = []
-        offered: Optional[List[float]] = None
         try:
             for process in range(processes):
                 folder = work / f"scenario-{index}-{process}"
-                job = {"scenario": spec, "process": process, "offered_qps": offered}
+                job = {"scenario": spec, "process": process}
                 raw = one(folder, job)
-                offered = raw["offered_qps"] if offered is None else offered
                 entry["runs"] += raw["runs"]
                 entry["invalid_reasons"] += raw["invalid_reasons"]
                 done.append(folder)

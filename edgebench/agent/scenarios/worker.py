@@ -45,8 +45,7 @@ def run_scenario(
 ) -> Dict[str, Any]:
     """Do `work.job`'s scenario on base and on the model; gives what raw.json holds.
 
-    `work.job["scenario"]` is one entry of the manifest's `protocol.scenarios`; `offered_qps` are
-    the rates for base and the model that the first process found, or null. Leaves scenario.npz,
+    `work.job["scenario"]` is one entry of the manifest's `protocol.scenarios`. Leaves scenario.npz,
     and LoadGen's logs in the folders loadgen/base and loadgen/model. Raises ModelFailedError.
     """
     job, spec = work.job, work.job["scenario"]
@@ -79,7 +78,7 @@ def run_scenario(
     for index in order:
         side = sides[index]
         work.phase(f"running {spec['label']}")
-        qps = _offered(spec, side, job.get("offered_qps"), index, clock)
+        qps = _offered(spec, side, clock)
         try:
             timeline, run = _one(work, side, index, qps, clock=clock, sleep=sleep)
             last = side.arm.last
@@ -106,7 +105,6 @@ def run_scenario(
     return {
         "problem": None,
         "runs": sorted(runs, key=lambda run: int(run["arm"])),
-        "offered_qps": [_rate(runs, arm) for arm in (0, 1)],
         "invalid_reasons": reasons,
     }
 
@@ -196,26 +194,21 @@ def _by_loadgen(
     )
 
 
-def _offered(
-    spec: Dict[str, Any], side: _Side, known: Optional[List[float]], arm: int, clock: Clock
-) -> Optional[float]:
-    """The queries a second that arrive; the same in all processes of a model."""
+def _offered(spec: Dict[str, Any], side: _Side, clock: Clock) -> Optional[float]:
+    """The queries a second that arrive.
+
+    A share of the capacity is that of this process: an estimate that all processes shared would
+    be an error that no interval over processes sees.
+    """
     if spec["scenario"] != "server":
         return None
     if spec["qps"] is not None:
         return float(spec["qps"])
-    if known is not None:
-        return float(known[arm])
     # Not one over the median: what interrupts the server takes from what it can serve.
     enough = Enough(min(_CAPACITY_S, spec["duration_s"]), _CAPACITY_QUERIES)
     timeline = closed_loop(asker(side.arm), enough, clock)
     elapsed = timeline.end_ns[-1] - timeline.start_ns[0]
     return float(spec["load"]) * 1e9 * len(timeline) / elapsed
-
-
-def _rate(runs: List[Dict[str, Any]], arm: int) -> Optional[float]:
-    rate: Optional[float] = next(run["offered_qps"] for run in runs if run["arm"] == arm)
-    return rate
 
 
 def save_timelines(path: Path, process: int, timelines: Dict[int, Timeline]) -> None:

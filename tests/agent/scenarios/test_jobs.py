@@ -91,7 +91,7 @@ def leaving(count: int):
             start_ns=number + 1,
             end_ns=number + 2,
         )
-        return {"runs": [], "offered_qps": [None, None], "invalid_reasons": []}
+        return {"runs": [], "invalid_reasons": []}
 
     return one
 
