@@ -79,8 +79,8 @@ class Pair(Record):
     name: str
     latency_ratio: Estimate | None
     confirmation: Estimate | None = None
-    noise_floor: float
-    delta: float
+    noise_floor: float | None
+    delta: float | None
     smallest_detectable_change: float | None = None
     metrics: tuple[ComparedMetric, ...] = ()
     function: dict[str, Estimate] = Field(default_factory=dict)
@@ -132,6 +132,8 @@ def judge_latency(
     if ratio is None or ratio.low is None or ratio.high is None:
         why = "" if ratio is None else f" ({ratio.method})"
         return "INCONCLUSIVE", f"the latency ratio has no interval{why}"
+    if gate.finite_floor(floor) is None:
+        return "INCONCLUSIVE", "A against itself has no interval, so that there is no noise floor"
     delta = max(limit, floor)
     margin = f"1 + δ = {1 + delta:.4f}"
     first = gate.judge_slower(ratio, limit=limit, floor=floor)

@@ -49,7 +49,7 @@ class Protocol(BaseModel):
         0.10, gt=0, le=10, description="steady: a window's interquartile range over its median"
     )
     timer_steps: int = Field(
-        1000, ge=1, le=10**6, description="a sample lasts so many steps of the clock"
+        4000, ge=1, le=10**6, description="a sample lasts so many steps of the clock"
     )
     single_s: float = Field(
         0.08, gt=0, le=600, description="time of queries timed one by one in each process"
@@ -95,6 +95,7 @@ class Protocol(BaseModel):
         return self
 
 
+# Where there is time for more, more processes tell more than longer ones: the unit is the process.
 PROFILES: dict[str, Protocol] = {
     "quick": Protocol(name="quick"),
     "standard": Protocol(
@@ -102,26 +103,25 @@ PROFILES: dict[str, Protocol] = {
         processes=7,
         max_processes=24,
         half_width=0.005,
-        time_cap_s=25.0,
-        pairs=16,
-        block_s=0.03,
-        warmup_s=0.3,
-        warmup_cap_s=5.0,
-        single_s=0.2,
+        time_cap_s=20.0,
+        pairs=10,
+        warmup_s=0.15,
+        warmup_cap_s=3.0,
+        single_s=0.1,
         confirm=True,
         energy_s=10.0,
     ),
     "rigorous": Protocol(
         name="rigorous",
         processes=12,
-        max_processes=80,
+        max_processes=100,
         half_width=0.002,
-        time_cap_s=300.0,
-        pairs=24,
-        block_s=0.05,
-        warmup_s=1.0,
-        warmup_cap_s=20.0,
-        single_s=1.0,
+        time_cap_s=240.0,
+        pairs=16,
+        block_s=0.03,
+        warmup_s=0.5,
+        warmup_cap_s=10.0,
+        single_s=0.5,
         confirm=True,
         energy_s=30.0,
         idle_s=30.0,

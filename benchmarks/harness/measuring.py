@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ class Measured:
 
     `again`: the ratio in the processes of the second look, where there was one, and `confirms`
     whether the protocol asks for it; `logs`: the log ratio of each process of the first look;
-    `cold`: what loading took, a value a process; `base_us`: the median query of base; `seconds` and
-    `processes`: of both looks; `stopped`: why the first one had no more; `others_share`: how much
-    of the processors' time others used meanwhile; `runnable`: how many tasks ran or waited to, the
-    median over the processes' starts (this one is the first).
+    `cold`: what loading took, a value a process; `base_us`: the median query of base; `processes`:
+    of both looks; `stopped`: why the first one had no more; `others_share`: how much of the
+    processors' time others used meanwhile; `seconds`: of both looks, `second_look_s` being those
+    from its first process to the end; `runnable`: how many tasks ran or waited to, the median over
+    the processes' starts (this one is the first).
     """
 
     ratio: Estimate
@@ -43,14 +44,15 @@ class Measured:
     logs: tuple[float, ...]
     cold: dict[str, tuple[float, ...]]
     base_us: float
-    seconds: float
     processes: int
     valid: bool
     steady: bool
     reasons: tuple[str, ...]
     stopped: str | None
     others_share: float | None
-    runnable: float
+    seconds: float = 0.0
+    second_look_s: float = 0.0
+    runnable: float = 0.0
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -142,11 +144,16 @@ def measure(
     """
     shutil.rmtree(out, ignore_errors=True)
     start = time.monotonic()
+    began: dict[str, list[float]] = {}
     runnable: dict[str, list[int]] = {}
+    ended: dict[str, float] = {}
 
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "process":
+            began.setdefault(event["name"], []).append(time.monotonic())
             runnable.setdefault(event["name"], []).append(runnable_tasks())
+        elif event["event"] == "done":
+            ended[event["name"]] = time.monotonic()
 
     run_plan(bundle, out, on_event, command=list(command) if command else None)
     wall = time.monotonic() - start
@@ -157,10 +164,17 @@ def measure(
     # Probing the device and unpacking belong to the cost too.
     shared = (wall - sum(r["seconds"] for r in results.values())) / len(results)
     protocol = manifest["protocol"]
-    return {
-        n: _found(out / n, r, protocol, r["seconds"] + shared, float(np.median(runnable[n])))
-        for n, r in results.items()
-    }, device
+    found = {}
+    for name, result in results.items():
+        one = _found(out / name, result, protocol)
+        second = [ended[name] - start for start in began[name][len(one.logs) :]]
+        found[name] = replace(
+            one,
+            seconds=round(result["seconds"] + shared, 3),
+            second_look_s=round(max(second, default=0.0), 3),
+            runnable=float(np.median(runnable[name])),
+        )
+    return found, device
 
 
 def runnable_tasks() -> int:
@@ -168,13 +182,7 @@ def runnable_tasks() -> int:
     return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0])
 
 
-def _found(
-    folder: Path,
-    result: dict[str, Any],
-    protocol: dict[str, Any],
-    seconds: float,
-    runnable: float,
-) -> Measured:
+def _found(folder: Path, result: dict[str, Any], protocol: dict[str, Any]) -> Measured:
     if result["status"] != "measured":
         raise NoMeasurementError(f"{result['name']}: {result['problem']}")
     samples = read_samples(folder / "samples.npz")
@@ -191,12 +199,10 @@ def _found(
         logs=tuple(logs.tolist()),
         cold={name: tuple(one[name] for one in result["cold"]) for name in COLD},
         base_us=float(np.median(samples.of_arm(0))) / 1e3,
-        seconds=round(seconds, 3),
         processes=len(result["cold"]),
         valid=result["valid"],
         steady=evidence["steady"],
         reasons=tuple(result["invalid_reasons"]),
         stopped=evidence["stopped"],
         others_share=evidence["watch"]["others_share"],
-        runnable=runnable,
     )

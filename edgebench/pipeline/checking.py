@@ -48,7 +48,7 @@ class Timing(Record):
     providers: tuple[str, ...]
     latency_p50_ms: float | None
     to_itself: Estimate
-    noise_floor: float
+    noise_floor: float | None
     smallest_detectable_change: float | None
     steady: bool
     valid: bool
@@ -176,7 +176,7 @@ def _time(
         providers=tuple(str(p) for p in result.evidence.get("providers", [])),
         latency_p50_ms=latencies["latency_p50_ms"],
         to_itself=ratio,
-        noise_floor=floor,
+        noise_floor=gate.finite_floor(floor),
         smallest_detectable_change=gate.smallest_detectable_change(ratio, floor),
         steady=result.evidence.get("steady") is not False,
         valid=result.valid,

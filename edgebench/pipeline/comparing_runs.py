@@ -206,8 +206,8 @@ def _pair(
     return Pair(
         name=name,
         latency_ratio=timed.ratio,
-        noise_floor=floor,
-        delta=max(limit, floor),
+        noise_floor=gate.finite_floor(floor),
+        delta=gate.finite_floor(max(limit, floor)),
         smallest_detectable_change=least,
         metrics=(timed, *_exact(*runs, name)),
         function=function,

@@ -236,9 +236,8 @@ def _with_floor(variant: Variant, base: Variant) -> Variant:
         return variant
     floor = gate.noise_floor(base)
     found = gate.smallest_detectable_change(ratio, floor)
-    known = floor if math.isfinite(floor) else None
     marked = measurement.model_copy(
-        update={"noise_floor": known, "smallest_detectable_change": found}
+        update={"noise_floor": gate.finite_floor(floor), "smallest_detectable_change": found}
     )
     return variant.model_copy(update={"measurement": marked})
 

@@ -119,11 +119,12 @@ def _facts(pair: Pair) -> list[str]:
     if pair.confirmation is not None:
         again = pair.confirmation
         facts.append(f"Again in fresh processes: {_ratio(again)} ({again.n} processes)")
-    least = pair.smallest_detectable_change
-    found = "unknown" if least is None else f"{least:.1%}"
+    floor, delta, least = (
+        "unknown" if value is None else f"{value:.1%}"
+        for value in (pair.noise_floor, pair.delta, pair.smallest_detectable_change)
+    )
     facts.append(
-        f"Noise floor (A against itself): {pair.noise_floor:.1%}; δ {pair.delta:.1%}; smallest "
-        f"detectable change {found}"
+        f"Noise floor (A against itself): {floor}; δ {delta}; smallest detectable change {least}"
     )
     return facts
 

@@ -67,8 +67,10 @@ def test_nothing_is_touched_unless_asked(device: Path) -> None:
 
 
 HOLDER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+# A shell's background jobs ignore an interrupt, and their children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from edgebench.agent.clocks import locked_clocks
 with locked_clocks(Path(sys.argv[1])):
     print("locked", flush=True)

@@ -61,6 +61,7 @@ def trial(
         "processes": 6,
         "others_share": 0.02,
         "runnable": 1.0,
+        "second_look_s": 2.0,
     }
     return row(
         experiment,
@@ -241,6 +242,7 @@ def test_power_says_why_a_change_was_not_found() -> None:
     (line,) = found.cells
     assert (line[4].hits, line[4].n, line[4].least) == (1, 4, 0.95)
     assert line[5] == "1 / 1 / 1"
+    assert line[9:11] == ("8.0 (8.0)", "3.0; 2.0")
 
 
 def test_a_measurement_that_only_gave_the_floor_is_no_trial() -> None:

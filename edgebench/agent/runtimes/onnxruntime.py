@@ -159,7 +159,7 @@ class _OnnxModel(Model):
             _bind_inputs(binding, self.inputs, hosts)
         return Query(
             write=writer(buffers),
-            run=functools.partial(_run, run, copy),
+            run=run if copy is None else functools.partial(_run, run, copy),
             read=functools.partial(answer_of, results),
             transfers=copy is not None,
             run_resident=resident,
