@@ -32,7 +32,8 @@ class Query:
     """One query of a fixed batch, with its buffers bound once.
 
     `write` puts a feed into the input buffers, `run` makes one inference and has finished when it
-    returns, `read` gives a copy of the last answer. `transfers` says whether `run` copies to and
+    returns (it raises what the runtime raises: nothing stands between the clock and the session),
+    `read` gives a copy of the last answer. `transfers` says whether `run` copies to and
     from a device; where it does, `run_resident` is the same inference without the copies.
     """
 

@@ -213,7 +213,7 @@ def test_text_inputs_are_refused_in_one_line(tmp_path: Path) -> None:
         ORT.load(tmp_path / "words.onnx", [CPU], 1, {})
 
 
-def test_an_answer_of_another_size_inside_a_bound_query_is_one_line(tmp_path: Path) -> None:
+def test_an_answer_of_another_size_does_not_go_unnoticed_in_a_bound_query(tmp_path: Path) -> None:
     import onnx
     from onnx import TensorProto, helper
 
@@ -232,9 +232,9 @@ def test_an_answer_of_another_size_inside_a_bound_query_is_one_line(tmp_path: Pa
     query = loaded.bind(feed, loaded.infer(feed))
     query.run()
     query.write((np.zeros((1, 3), np.float32),))
-    with pytest.raises(ModelFailedError, match="ONNX Runtime cannot run the model") as caught:
+    # Nothing is put between the clock and the session: who times a query wraps its errors.
+    with pytest.raises(Exception, match=r"has shape \{2,3\} but the computed"):
         query.run()
-    assert "\n" not in str(caught.value)
 
 
 def test_a_device_python_has_no_memory_on_is_bound_anew_for_each_query(networks: Path) -> None:
