@@ -175,7 +175,7 @@ def test_noise_floor_is_twice_the_half_width_or_what_it_is_off_by() -> None:
 
 def test_smallest_detectable_change() -> None:
     found = gate.smallest_detectable_change(estimate(0.99, 1.01), 0.02)
-    assert found == pytest.approx(0.1, abs=1e-3)
+    assert found == pytest.approx(0.055, abs=1e-3)
     assert gate.smallest_detectable_change(estimate(0.99, 1.01), math.inf) is None
     none = Estimate(point=1.0, low=None, high=None, n=3, method="too few")
     assert gate.smallest_detectable_change(none, 0.02) is None

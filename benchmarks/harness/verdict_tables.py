@@ -44,7 +44,7 @@ def false_alarm_table(rows: Sequence[Row]) -> Table | None:
             "called slower by the verdict (wanted ≤ 1 %)",
             "called faster by the interval",
             "95 % interval covers 1 (wanted 93 to 97 %)",
-            "a change of the size it promises is found in … of other trials (promised 95 %)",
+            "a change of the size it promises is found in … of other trials (promised 80 %)",
             "median half width",
             "s a trial, its noise floor's included",
             "not valid or not steady",

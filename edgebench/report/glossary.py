@@ -55,8 +55,8 @@ GRADES = {
 
 LEAST_CHANGE = "Least change told"
 LEAST_CHANGE_MEANING = (
-    "The least true change of latency that this measurement would have told from none in 95 % of "
-    "repeats: what base timed against itself differs by, plus the whole width of the interval."
+    "The true change of latency that four in five measurements like this one would tell from none: "
+    "what base timed against itself differs by, plus 3.5 half widths of the interval."
 )
 
 

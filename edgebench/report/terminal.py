@@ -192,7 +192,7 @@ def _circumstances(run: RunRecord, *, told: bool) -> list[str]:
     if floor is not None:
         itself = f"base against itself differs by up to {share(floor)}"
         if told:
-            itself += "; least change: of latency, that would have been told from none"
+            itself += "; least change: what four in five such measurements tell from none"
         elif least:
             itself += f"; least change of latency told from none: {least}"
         lines.append(itself)

@@ -53,7 +53,7 @@ def test_smallest_change_is_that_of_the_interval(checked: Check) -> None:
     half = (ratio.high / ratio.low) ** 0.5 - 1
     assert timing.noise_floor is not None
     assert timing.noise_floor >= 2 * half
-    assert timing.smallest_detectable_change == pytest.approx(timing.noise_floor + 8 * half)
+    assert timing.smallest_detectable_change == pytest.approx(timing.noise_floor + 3.5 * half)
     assert timing.seconds > 0
 
 
