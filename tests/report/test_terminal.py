@@ -104,7 +104,7 @@ def test_the_least_change_is_a_column_or_a_line(run):
         assert any("Least" in line for line in head) == column
         words = " ".join(text.split())
         assert ("least change of latency told from none: 3.0 to 5.7 %" in words) != column
-        assert ("least change: of latency, that would have been told" in words) == column
+        assert ("least change: what four in five such measurements tell" in words) == column
     row = next(r for r in printed(summary(run, 160), 160).splitlines() if r.startswith("int8 "))
     assert "5.2 %" in row
     assert "0.139 mJ" in row
