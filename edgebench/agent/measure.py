@@ -10,7 +10,7 @@ import time
 from array import array
 from itertools import repeat
 from statistics import median
-from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Optional, Tuple
 
 from .errors import ModelFailedError
 
@@ -67,6 +67,16 @@ class Settling:
         self.cap_s = max(cap_s, least_s)
         self.median_change = median_change
         self.iqr = iqr
+
+
+def settling_of(protocol: Mapping[str, Any]) -> Settling:
+    """What a protocol asks of a warm-up."""
+    return Settling(
+        protocol["warmup_s"],
+        protocol["warmup_cap_s"],
+        protocol["warmup_median"],
+        protocol["warmup_iqr"],
+    )
 
 
 class WarmUp:

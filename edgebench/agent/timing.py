@@ -15,11 +15,11 @@ from .measure import (
     THROTTLED,
     Arm,
     Block,
-    Settling,
     WarmUp,
     calls_per_sample,
     log_ratio,
     same_input_ratio,
+    settling_of,
     time_block,
     time_pairs,
     timer_resolution_ns,
@@ -124,12 +124,7 @@ def _bind(
 
 def _time(work: Work, arms: Tuple[Arm, Arm], references: List[List[Answer]]) -> Dict[str, Any]:
     job, protocol = work.job, work.protocol
-    settling = Settling(
-        protocol["warmup_s"],
-        protocol["warmup_cap_s"],
-        protocol["warmup_median"],
-        protocol["warmup_iqr"],
-    )
+    settling = settling_of(protocol)
     work.phase("warming up")
     in_turn = arms[::-1] if job["process"] % 2 else arms
     warm_ups = [warm_up(arm, settling) for arm in in_turn]

@@ -210,7 +210,7 @@ def _inspect(work: Work) -> Dict[str, Any]:
 
 def _draw_energy(work: Work) -> Dict[str, Any]:
     """Run for the window in which the parent reads the sensors; says how many queries that were."""
-    from .measure import Arm, Settling, warm_up
+    from .measure import Arm, settling_of, warm_up
 
     work.phase("loading")
     model = work.load(work.job["model"])
@@ -221,15 +221,7 @@ def _draw_energy(work: Work) -> Dict[str, Any]:
     check_answer(answer, work.protocol["batch"], work.job["answers"], model.outputs[0].name)
     arm = Arm(model.bind(feeds[0], answer), feeds)
     work.phase("warming up")
-    warm_up(
-        arm,
-        Settling(
-            work.protocol["warmup_s"],
-            work.protocol["warmup_cap_s"],
-            work.protocol["warmup_median"],
-            work.protocol["warmup_iqr"],
-        ),
-    )
+    warm_up(arm, settling_of(work.protocol))
     work.phase(ENERGY_BEGINS)
     queries = 0
     start = time.perf_counter_ns()

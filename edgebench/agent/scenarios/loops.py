@@ -91,19 +91,15 @@ def asker(arm: Arm, calls: int = 1) -> Ask:
 
 def closed_loop(ask: Ask, enough: Enough, clock: Clock) -> Timeline:
     """Single-stream and multi-stream: a query is due when the one before it is answered."""
-    timeline = Timeline()
-    begin = clock()
-    end = begin
-    while enough.asks_on(len(timeline), end - begin):
-        start = clock()
-        ask()
-        end = clock()
-        timeline.add(start, start, end)
-    return timeline
+    return _one_after_the_other(ask, enough, clock, due_at_once=False)
 
 
 def offline(ask: Ask, enough: Enough, clock: Clock) -> Timeline:
     """All batches are due at the beginning; only what is done in a second means anything."""
+    return _one_after_the_other(ask, enough, clock, due_at_once=True)
+
+
+def _one_after_the_other(ask: Ask, enough: Enough, clock: Clock, *, due_at_once: bool) -> Timeline:
     timeline = Timeline()
     begin = clock()
     end = begin
@@ -111,7 +107,7 @@ def offline(ask: Ask, enough: Enough, clock: Clock) -> Timeline:
         start = clock()
         ask()
         end = clock()
-        timeline.add(begin, start, end)
+        timeline.add(begin if due_at_once else start, start, end)
     return timeline
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from ..answers import Recheck, check_answer
 from ..errors import ModelFailedError, one_line
-from ..measure import Arm, Block, Settling, warm_up
+from ..measure import Arm, Block, settling_of, warm_up
 from .loops import Enough, Timeline, asker, closed_loop, offline, poisson_arrivals, server
 
 if TYPE_CHECKING:
@@ -57,12 +57,7 @@ def run_scenario(
     sides = [_load(work, job[which], feeds) for which in ("base", "model")]
     order = (1, 0) if job["process"] % 2 else (0, 1)
     protocol = work.protocol
-    settling = Settling(
-        protocol["warmup_s"],
-        protocol["warmup_cap_s"],
-        protocol["warmup_median"],
-        protocol["warmup_iqr"],
-    )
+    settling = settling_of(protocol)
     work.phase("warming up")
     for index in order:
         side = sides[index]
