@@ -67,7 +67,8 @@ class Altered(OnnxRuntime):
                 return stalling(
                     query, time.perf_counter_ns, time.sleep, stall_s=stall_s, every_s=every_s
                 )
-            return Query(query.write, delayed(query.run, spec), query.read)
+            slower = delayed(query.run, spec)
+            return Query(query.write, lambda bound: slower(), query.read)
 
         model.bind = slow_bind
         return model

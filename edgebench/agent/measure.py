@@ -155,11 +155,11 @@ def calls_per_sample(call_ns: float, resolution_ns: float, steps: int = 1000) ->
 
 def time_call(arm: Arm, inner: int, samples: array[int], clock: Clock) -> int:
     """Append the time of `inner` calls on the next feed; gives the clock at their end."""
-    run = arm.query.run
+    call, bound = arm.query.call, arm.query.bound
     arm.next_input()
     start = clock()
     for _ in repeat(None, inner):
-        run()
+        call(bound)
     end = clock()
     if end <= start or start < arm.seen_ns:
         back = max(start - end, arm.seen_ns - start)

@@ -206,16 +206,16 @@ def _device_time(arm: Arm, inner: int, block_s: float) -> Optional[float]:
 
     None where host and device are one, so that there is nothing to copy.
     """
-    if arm.query.run_resident is None:
+    if arm.query.resident is None:
         return None
     from statistics import median
 
-    host = arm.query.run
-    arm.query.run = arm.query.run_resident
+    host = arm.query
+    arm.query = arm.query.resident
     try:
         samples = time_block(arm, inner, block_s)[1]
     finally:
-        arm.query.run = host
+        arm.query = host
     return median(samples) / inner / 1e6
 
 

@@ -62,7 +62,7 @@ def spoiled(bind: Callable[..., Query], spoil: Callable[[], object]) -> Callable
         query = bind(*arguments)
         calls = itertools.count()
 
-        def run() -> None:
+        def run(bound: object) -> None:
             query.run()
             if next(calls):
                 spoil()
@@ -84,7 +84,7 @@ def remembering(bind: Callable[..., Query]) -> Callable[..., Query]:
             query.write(feed)
             new[0], last[0] = feed[0].tobytes() != last[0], feed[0].tobytes()
 
-        def run() -> None:
+        def run(bound: object) -> None:
             end = time.perf_counter_ns() + (2_000_000 if new[0] else 0)
             new[0] = False
             query.run()
@@ -134,7 +134,11 @@ class Faulty(OnnxRuntime):
 
             def wrong(*arguments: Any) -> Query:
                 query = bind(*arguments)
-                return Query(query.write, query.run, lambda: tuple(a + 0.01 for a in query.read()))
+                return Query(
+                    query.write,
+                    lambda bound: query.run(),
+                    lambda: tuple(a + 0.01 for a in query.read()),
+                )
 
             model.bind = wrong
         if fault == "another-shape-when-timed":
@@ -142,7 +146,11 @@ class Faulty(OnnxRuntime):
 
             def cut(*arguments: Any) -> Query:
                 query = bind(*arguments)
-                return Query(query.write, query.run, lambda: tuple(a[:, :3] for a in query.read()))
+                return Query(
+                    query.write,
+                    lambda bound: query.run(),
+                    lambda: tuple(a[:, :3] for a in query.read()),
+                )
 
             model.bind = cut
         if fault in SPOILED:

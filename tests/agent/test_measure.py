@@ -42,7 +42,7 @@ class Replay:
     def clock(self) -> int:
         return self.now
 
-    def run(self) -> None:
+    def run(self, bound: object = None) -> None:
         self.calls += 1
         self.now += next(self.durations)
 
@@ -216,7 +216,7 @@ def test_same_input_control_shows_a_cache() -> None:
     replay = Replay(itertools.repeat(0))
     last: list[Any] = [None]
 
-    def run() -> None:
+    def run(bound: object) -> None:
         # Remembers the last answer: stands for a runtime that does.
         replay.now += 10 if replay.written[-1] == last[0] else 100
         last[0] = replay.written[-1]

@@ -38,7 +38,7 @@ class Recording:
         return self._arm(1.0), self._arm(self._slower)
 
     def _arm(self, factor: float) -> Arm:
-        def run() -> None:
+        def run(bound: object) -> None:
             self.now += round(next(self._left) * factor)
 
         return Arm(Query(lambda feed: None, run, lambda: ()), [(), ()])

@@ -143,30 +143,25 @@ class _OnnxModel(Model):
         binding = self._session.io_binding()
         for spec, result in zip(self.outputs, results):
             binding.bind_ortvalue_output(spec.name, OrtValue.ortvalue_from_numpy(result))
-        run, resident = functools.partial(self._session.run_with_iobinding, binding), None
-        copy: Optional[Callable[[], None]] = None
+        write, read = writer(buffers), functools.partial(answer_of, results)
+        if not any(p in _CUDA or p in _OTHER_DEVICES for p in self.providers):
+            _bind_inputs(binding, self.inputs, hosts)
+            return Query(write, self._session.run_with_iobinding, read, bound=binding)
         # Binding copies a host input to the device once; a query has to pay for its own copy.
         # The bound outputs lie on the host: the run ends with the copy back.
         if any(p in _CUDA for p in self.providers):
             devices = [OrtValue.ortvalue_from_numpy(buffer, "cuda", 0) for buffer in buffers]
             copy = functools.partial(_update, list(zip(devices, buffers)))
             _bind_inputs(binding, self.inputs, devices)
-            resident = self._resident(devices, results)
-        elif any(p in _OTHER_DEVICES for p in self.providers):
-            copy = functools.partial(_bind_inputs, binding, self.inputs, hosts)
-            copy()
+            resident = Query(write, _infer, read, bound=self._resident(devices, results))
         else:
-            _bind_inputs(binding, self.inputs, hosts)
-        return Query(
-            write=writer(buffers),
-            run=run if copy is None else functools.partial(_run, run, copy),
-            read=functools.partial(answer_of, results),
-            transfers=copy is not None,
-            run_resident=resident,
-        )
+            copy, resident = functools.partial(_bind_inputs, binding, self.inputs, hosts), None
+            copy()
+        there = _Bound(self._session, binding, copy)
+        return Query(write, _infer, read, bound=there, transfers=True, resident=resident)
 
-    def _resident(self, devices: List[Any], results: List[Any]) -> Callable[[], None]:
-        """The same inference from inputs on the device to outputs that stay there."""
+    def _resident(self, devices: List[Any], results: List[Any]) -> _Bound:
+        """From inputs on the device to outputs that stay there."""
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()
@@ -175,8 +170,7 @@ class _OnnxModel(Model):
             binding.bind_ortvalue_output(
                 spec.name, OrtValue.ortvalue_from_shape_and_type(result.shape, result.dtype, "cuda")
             )
-        run = functools.partial(self._session.run_with_iobinding, binding)
-        return functools.partial(_run, run, None)
+        return _Bound(self._session, binding, None)
 
 
 def _open(
@@ -245,11 +239,20 @@ def _update(pairs: List[Tuple[Any, Any]]) -> None:
         device.update_inplace(host)
 
 
-def _run(run: Callable[[], Any], copy: Optional[Callable[[], None]]) -> None:
+class _Bound:
+    """A session on a device, its binding, and what copies the inputs there."""
+
+    def __init__(self, session: Any, binding: Any, copy: Optional[Callable[[], None]]) -> None:
+        self.session = session
+        self.binding = binding
+        self.copy = copy
+
+
+def _infer(bound: _Bound) -> None:
     try:
-        if copy is not None:
-            copy()
-        run()
+        if bound.copy is not None:
+            bound.copy()
+        bound.session.run_with_iobinding(bound.binding)
     except Exception as error:
         raise _cannot_run(error) from error
 

@@ -132,7 +132,8 @@ class _OpenVinoModel(Model):
             request.set_output_tensor(index, Tensor(result, shared_memory=True))
         return Query(
             write=writer(buffers),
-            run=functools.partial(_run, request),
+            call=_run,
+            bound=request,
             read=functools.partial(answer_of, results),
             transfers=self.providers != [_PROCESSOR],
         )

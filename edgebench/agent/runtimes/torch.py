@@ -135,14 +135,15 @@ class _TorchModel(Model):
         hosts = [torch.from_numpy(buffer) for buffer in buffers]
         bound = _OnHost(self._module, hosts)
         if self._device.type == "cpu":
-            return Query(writer(buffers), bound.run, bound.read)
+            return Query(writer(buffers), _OnHost.run, bound.read, bound=bound)
         there = _OnDevice(self._module, hosts, [tensor.to(self._device) for tensor in hosts])
         return Query(
             writer(buffers),
-            there.run,
+            _OnDevice.run,
             there.read,
+            bound=there,
             transfers=True,
-            run_resident=there.run_resident,
+            resident=Query(writer(buffers), _OnDevice.run_resident, there.read, bound=there),
         )
 
 

@@ -79,12 +79,12 @@ class Enough:
 
 def asker(arm: Arm, calls: int = 1) -> Ask:
     """A query of `calls` inferences back to back, each on the next feed."""
-    next_input, run = arm.next_input, arm.query.run
+    next_input, call, bound = arm.next_input, arm.query.call, arm.query.bound
 
     def ask() -> None:
         for _ in range(calls):
             next_input()
-            run()
+            call(bound)
 
     return ask
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..runtimes.base import Query
 
@@ -21,12 +21,12 @@ def stalling(
     """
     next_stall = clock() + int(every_s * 1e9)
 
-    def run() -> None:
+    def call(bound: Any) -> None:
         nonlocal next_stall
         if clock() >= next_stall:
             # By the clock, not by the call: a slow model stalls no more often than a fast one.
             next_stall += int(every_s * 1e9)
             stall(stall_s)
-        query.run()
+        query.call(bound)
 
-    return Query(query.write, run, query.read, transfers=query.transfers)
+    return Query(query.write, call, query.read, bound=query.bound, transfers=query.transfers)

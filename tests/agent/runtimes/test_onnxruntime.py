@@ -263,5 +263,5 @@ def test_a_cuda_session_copies_in_each_query(networks: Path) -> None:
     query.run()
     assert np.allclose(query.read()[0], model.infer(feeds[1])[0], atol=1e-4)
     assert query.transfers
-    assert query.run_resident is not None
-    query.run_resident()
+    assert query.resident is not None
+    query.resident.run()

@@ -109,7 +109,7 @@ class TestTheMostQueries:
 
 def test_a_multi_stream_query_is_as_long_as_all_its_samples(clock):
     fed = []
-    query = Query(write=fed.append, run=lambda: clock.work(MS), read=lambda: ())
+    query = Query(write=fed.append, call=lambda bound: clock.work(MS), read=lambda: ())
     arm = Arm(query, [("a",), ("b",), ("c",)])
     timeline = closed_loop(asker(arm, 8), Enough(0.0, 3), clock)
     assert latency_ms(timeline) == pytest.approx(8.0, abs=0.001)
@@ -193,7 +193,7 @@ class TestCoordinatedOmission:
     """A stall of 100 ms once a second, with queries of 1 ms."""
 
     def stalled(self, clock: VirtualClock) -> Arm:
-        query = Query(write=lambda feed: None, run=lambda: clock.work(MS), read=lambda: ())
+        query = Query(write=lambda feed: None, call=lambda bound: clock.work(MS), read=lambda: ())
         return Arm(stalling(query, clock, clock.sleep), [()])
 
     def test_a_stall_is_in_the_single_stream_but_not_in_its_99th_percentile(self, clock):

@@ -186,7 +186,9 @@ def test_an_answer_that_goes_wrong_under_load_is_noticed(
 
         def wrong(feed, answer):
             query = bind(feed, answer)
-            return Query(query.write, query.run, lambda: tuple(a + 1 for a in query.read()))
+            return Query(
+                query.write, lambda bound: query.run(), lambda: tuple(a + 1 for a in query.read())
+            )
 
         monkeypatch.setattr(model, "bind", wrong)
         return model
