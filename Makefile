@@ -2,6 +2,7 @@
 # make test   set everything up and pass the tests
 # make check  formatting, lint, types, import layers, the agent's oldest Python
 # make proof  the experiments behind the verdicts (hours; see benchmarks/harness/README.md)
+# make calibrate  where the protocol's block length and the history's penalty come from (half an hour)
 # make bench  the speed figures of benchmarks/, side by side in one run
 # make clean  remove what the others made
 
@@ -14,7 +15,7 @@ STAMP := $(VENV)/.installed
 AGENT_VENV := .venv-agent
 AGENT_STAMP := $(AGENT_VENV)/.installed
 
-.PHONY: install run test check bench proof clean
+.PHONY: install run test check bench proof calibrate clean
 
 install: $(STAMP)
 
@@ -48,11 +49,16 @@ check: install
 	$(BIN)/vermin --target=3.8- --no-tips --violations edgebench/agent
 
 bench: install
+	rm -rf .benchmarks/truth
 	$(BIN)/python -m pytest benchmarks/speed --benchmark-only --benchmark-columns=median,iqr,rounds
 	$(BIN)/python -m benchmarks.harness --only truth --model identity,lenet --trials 1 --out .benchmarks/truth
 
 proof: install
 	$(BIN)/python -m benchmarks.harness --out runs/proof --report reports/harness
+
+calibrate: install
+	$(BIN)/python -m benchmarks.calibration.blocks
+	$(BIN)/python -m benchmarks.calibration.change_points
 
 clean:
 	rm -rf $(VENV) $(AGENT_VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

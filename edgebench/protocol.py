@@ -37,9 +37,12 @@ class Protocol(BaseModel):
         None, gt=0, le=86400, description="no more processes of a model after this time"
     )
     pairs: int = Field(
-        8, ge=1, le=10000, description="pairs of base and variant blocks in each process"
+        16, ge=1, le=10000, description="pairs of base and variant blocks in each process"
     )
-    block_s: float = Field(0.02, gt=0, le=60, description="length of a block, one call at least")
+    least_pairs: int = Field(
+        8, ge=1, le=10000, description="at least so many where a sample takes longer than a block"
+    )
+    block_s: float = Field(0.01, gt=0, le=60, description="length of a block, one sample at least")
     warmup_s: float = Field(0.1, ge=0, le=600, description="least warm-up of each arm")
     warmup_cap_s: float = Field(2.0, gt=0, le=3600, description="most warm-up of each arm")
     warmup_median: float = Field(
@@ -95,7 +98,6 @@ class Protocol(BaseModel):
         return self
 
 
-# Where there is time for more, more processes tell more than longer ones: the unit is the process.
 PROFILES: dict[str, Protocol] = {
     "quick": Protocol(name="quick"),
     "standard": Protocol(
@@ -103,8 +105,8 @@ PROFILES: dict[str, Protocol] = {
         processes=7,
         max_processes=24,
         half_width=0.005,
-        time_cap_s=20.0,
-        pairs=10,
+        time_cap_s=14.0,
+        pairs=30,
         warmup_s=0.15,
         warmup_cap_s=3.0,
         single_s=0.1,
@@ -117,8 +119,7 @@ PROFILES: dict[str, Protocol] = {
         max_processes=100,
         half_width=0.002,
         time_cap_s=240.0,
-        pairs=16,
-        block_s=0.03,
+        pairs=60,
         warmup_s=0.5,
         warmup_cap_s=10.0,
         single_s=0.5,

@@ -37,6 +37,7 @@ _PROTOCOL = {
     "processes": (int, 1),
     "max_processes": (int, 1),
     "pairs": (int, 1),
+    "least_pairs": (int, 1),
     "block_s": (_NUMBER, 0),
     "warmup_s": (_NUMBER, 0),
     "warmup_cap_s": (_NUMBER, 0),

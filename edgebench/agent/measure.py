@@ -153,6 +153,11 @@ def calls_per_sample(call_ns: float, resolution_ns: float, steps: int = 1000) ->
     return max(1, math.ceil(steps * resolution_ns / max(call_ns, 1.0)))
 
 
+def pairs_that_fit(pairs: int, least: int, block_s: float, sample_s: float) -> int:
+    """Fewer pairs where a sample outlasts its block, for the same time in all; `least` at least."""
+    return min(pairs, max(least, int(pairs * block_s / max(block_s, sample_s))))
+
+
 def time_call(arm: Arm, inner: int, samples: array[int], clock: Clock) -> int:
     """Append the time of `inner` calls on the next feed; gives the clock at their end."""
     call, bound = arm.query.call, arm.query.bound

@@ -305,7 +305,7 @@ class OneModel:
     ) -> Dict[str, Any]:
         plan, bundle = self._plan, self._plan.bundle
         out.mkdir()
-        inner = self._raws[0]["evidence"].get("inner") if self._raws else None
+        first = self._raws[0]["evidence"] if self._raws else {}
         job = {
             "kind": kind,
             "model": str(bundle.path(self._model["file"])),
@@ -318,7 +318,9 @@ class OneModel:
             "outputs": process == 0,
             "process": process,
             "phase": phase,
-            "inner": inner,
+            # What the first process found, for all of them.
+            "inner": first.get("inner"),
+            "pairs": first.get("pairs"),
             "locked": plan.locked,
             "cpu": plan.cpus,
             "out": str(out.resolve()),

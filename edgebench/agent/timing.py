@@ -18,6 +18,7 @@ from .measure import (
     WarmUp,
     calls_per_sample,
     log_ratio,
+    pairs_that_fit,
     same_input_ratio,
     settling_of,
     time_block,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from .runtimes.base import Answer, Feed, Model
     from .worker import Work
 
-_SAME_INPUT_PAIRS = 4
+_SAME_INPUT_PAIRS = 8
 # Growth that a heap's fragmentation does not explain.
 _LEAK_MIB = 16.0
 _LEAK_BYTES_PER_CALL = 256.0
@@ -133,8 +134,12 @@ def _time(work: Work, arms: Tuple[Arm, Arm], references: List[List[Answer]]) -> 
     inner = job["inner"] or max(
         calls_per_sample(w.call_ns, resolution, protocol["timer_steps"]) for w in warm_ups
     )
+    sample_s = inner * max(w.call_ns for w in warm_ups) / 1e9
+    pairs = job["pairs"] or pairs_that_fit(
+        protocol["pairs"], protocol["least_pairs"], protocol["block_s"], sample_s
+    )
     recheck = Recheck(arms, references)
-    growth = _Growth(halfway=protocol["pairs"])
+    growth = _Growth(halfway=pairs)
 
     def after(block: Block) -> None:
         if protocol["recheck"]:
@@ -148,7 +153,7 @@ def _time(work: Work, arms: Tuple[Arm, Arm], references: List[List[Answer]]) -> 
     blocks = time_pairs(
         arms,
         inner=inner,
-        pairs=protocol["pairs"],
+        pairs=pairs,
         block_s=protocol["block_s"],
         process=job["process"],
         after=after,
@@ -184,6 +189,7 @@ def _time(work: Work, arms: Tuple[Arm, Arm], references: List[List[Answer]]) -> 
             "recheck_max_abs_difference": recheck.largest,
             "timer_resolution_ns": resolution,
             "inner": inner,
+            "pairs": pairs,
             "same_input_ratio": same,
             "transfers": arms[1].query.transfers,
             "device_resident_ms": device,

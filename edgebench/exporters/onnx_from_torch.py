@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgebench.agent.runtimes.onnxruntime import plain_message
 from edgebench.errors import BuildError, one_line
+from edgebench.exporters.parity import largest_gap
 from edgebench.training.loop import predict
 
 if TYPE_CHECKING:
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
 
-# Largest difference of the answers, as a share of their spread. Float models differ by rounding
-# alone; on the integer grid a value at the middle of a step may fall to either side.
+# Of the answers' spread: float models differ by rounding alone.
 FLOAT_TOLERANCE = 1e-3
-INTEGER_TOLERANCE = 0.25
 
 # Torch colours some of its messages for a terminal.
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -139,18 +138,14 @@ def check_parity(
         raise BuildError(
             f"ONNX Runtime cannot run the exported file: {plain_message(error)}"
         ) from error
-    if whole.shape != wanted.shape:
-        raise BuildError(f"ONNX Runtime answers {whole.shape} where torch answers {wanted.shape}")
-    spread = float(wanted.std()) or 1.0
-    gaps = [whole - wanted, single - wanted[:1]]
-    gap = max(float(np.abs(g).max()) for g in gaps)
-    tolerance = INTEGER_TOLERANCE if quantized else FLOAT_TOLERANCE
-    # Integer steps: what counts is the typical answer, since single values may round otherwise.
-    judged = [float(np.sqrt(np.mean(g**2))) for g in gaps] if quantized else [gap]
-    if not all(one <= tolerance * spread for one in judged):
-        raise BuildError(
-            f"ONNX Runtime's answers differ from torch's by up to {gap:.3g} (spread {spread:.3g})"
-        )
+    gap = largest_gap(
+        wanted,
+        whole,
+        single,
+        quantized=quantized,
+        float_tolerance=FLOAT_TOLERANCE,
+        names=("ONNX Runtime", "torch"),
+    )
     return f"ONNX Runtime within {gap:.2g} of torch on {len(examples)} examples"
 
 

@@ -19,15 +19,14 @@ from edgebench.agent.errors import ModelFailedError
 from edgebench.agent.runtimes.pt2_archive import WEIGHTS, clean_archive, read_parts
 from edgebench.agent.runtimes.torch import Torch
 from edgebench.errors import BuildError, one_line
+from edgebench.exporters.parity import largest_gap
 from edgebench.training.loop import predict
 
 if TYPE_CHECKING:
     from torch import nn
 
-# Largest difference of the answers, as a share of their spread. It is torch on both sides; on the
-# integer grid of a quantized model a value at the middle of a step may fall to either side.
+# Of the answers' spread: it is torch on both sides.
 FLOAT_TOLERANCE = 1e-4
-INTEGER_TOLERANCE = 0.25
 
 # torch._export.serde.schema.ScalarType: the numbers a weight can be made of.
 _SCALARS = {1: "uint8", 2: "int8", 6: "float16", 7: "float32", 8: "float64"}
@@ -103,18 +102,14 @@ def _check_parity(
         whole, single = loaded.infer((examples,))[0], loaded.infer((examples[:1],))[0]
     except ModelFailedError as error:
         raise BuildError(f"the exported program does not run: {error}") from error
-    if whole.shape != wanted.shape:
-        raise BuildError(f"the program answers {whole.shape}, the module {wanted.shape}")
-    spread = float(wanted.std()) or 1.0
-    gaps = [whole - wanted, single - wanted[:1]]
-    gap = max(float(np.abs(g).max()) for g in gaps)
-    tolerance = INTEGER_TOLERANCE if quantized else FLOAT_TOLERANCE
-    judged = [float(np.sqrt(np.mean(g**2))) for g in gaps] if quantized else [gap]
-    if not all(one <= tolerance * spread for one in judged):
-        raise BuildError(
-            f"the program's answers differ from the module's by up to {gap:.3g} "
-            f"(spread {spread:.3g})"
-        )
+    gap = largest_gap(
+        wanted,
+        whole,
+        single,
+        quantized=quantized,
+        float_tolerance=FLOAT_TOLERANCE,
+        names=("the program", "the module"),
+    )
     return f"exported program within {gap:.2g} of the module on {len(examples)} examples"
 
 

@@ -17,8 +17,9 @@ Floats = NDArray[np.float64]
 
 # A level is one that at least so many runs share.
 PERSISTING = 2
-# Of steady series of 4 to 50 normal values, this many times the cost of one more level in the
-# Bayesian information criterion sees a change in 3 to 13 %, before δ rules most of them out.
+# So many times the cost of one more level in the Bayesian information criterion: of steady series
+# of 4 to 50 normal values with a known spread it sees a change in 5 % at most, before δ rules most
+# of them out (benchmarks/calibration/change_points.py).
 PENALTY = 2.0
 _MAD_TO_SIGMA = 1.4826
 _MEAN_DEVIATION = math.sqrt(2 / math.pi)

@@ -38,7 +38,7 @@ _STOPPED = {
 _NOT_NARROW = {"the time cap", "the most processes"}
 # MLPerf's TEST04, as the agent judges it.
 _REMEMBERED = 0.9
-# Of some 8 pairs in a process, the median over 6 of them strays this far by chance.
+# Of 8 pairs in a process, the fewest, the median over 6 of them strays this far by chance.
 _DEPENDENT = 0.4
 _MANY_OUTLIERS = 0.2
 
@@ -92,10 +92,13 @@ def _warm_up(told: Told) -> list[Fact]:
 
 def _samples(told: Told) -> list[Fact]:
     inner, batch = told.take("inner", amount), told.take("batch", amount)
+    pairs = told.take("pairs", amount)
     tick, rotated = told.take("timer_resolution_ns", amount), told.take("rotated", amount)
     parts = []
     if inner is not None:
         parts.append(f"a sample spans {count(inner, 'query', 'queries')}")
+    if pairs is not None:
+        parts.append(f"{count(pairs, 'pair')} of blocks in each process")
     if batch is not None:
         parts.append(f"a query holds {count(batch, 'example')}")
     if rotated is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from edgebench.agent.runtimes import RUNTIMES
 from edgebench.errors import DataError, NotMeasuredError, storage_error
 from edgebench.transports.agent_zip import build_agent
 from edgebench.transports.base import TRANSPORTS, OnEvent, Transport
@@ -24,7 +26,8 @@ An edgebench bundle: models to be measured on this device.
                             edgebench ingest results.zip RUN
    RUN is the folder that edgebench bundle named.
 
-It needs Python 3.8 or later with numpy and onnxruntime (python3 -m pip install numpy onnxruntime),
+It needs Python 3.8 or later with {packages}
+(python3 -m pip install {packages}),
 and no network. Let nothing else run on the device meanwhile. If it is interrupted, start it again:
 what was measured is kept.
 """
@@ -58,6 +61,15 @@ class BundleTransport(Transport):
         )
 
 
+def _packages(bundle: Path) -> str:
+    """What pip has to install on the device."""
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    runtime = RUNTIMES[manifest["runtime"]["name"]].package
+    drivers = {scenario["driver"] for scenario in manifest["protocol"]["scenarios"]}
+    loadgen = ["mlcommons-loadgen"] if "loadgen" in drivers else []
+    return " ".join(["numpy", runtime, *loadgen])
+
+
 def pack(bundle: Path, zip_path: Path) -> None:
     """Zip a bundle folder together with the agent and a README.txt; raises StorageError."""
     try:
@@ -66,7 +78,7 @@ def pack(bundle: Path, zip_path: Path) -> None:
             whole = Path(scratch, "bundle.zip")
             agent = build_agent(Path(scratch, "agent.pyz"))
             with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
-                archive.writestr("README.txt", _README)
+                archive.writestr("README.txt", _README.format(packages=_packages(bundle)))
                 archive.write(agent, "agent.pyz")
                 for path in sorted(p for p in bundle.rglob("*") if p.is_file()):
                     archive.write(path, path.relative_to(bundle).as_posix())

@@ -16,6 +16,7 @@ PROTOCOL = {
     "half_width": None,
     "time_cap_s": None,
     "pairs": 2,
+    "least_pairs": 2,
     "block_s": 0.005,
     "warmup_s": 0.01,
     "warmup_cap_s": 0.2,

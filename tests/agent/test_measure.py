@@ -21,6 +21,7 @@ from edgebench.agent.measure import (
     block_order,
     calls_per_sample,
     log_ratio,
+    pairs_that_fit,
     same_input_ratio,
     time_block,
     time_pairs,
@@ -126,6 +127,17 @@ def test_block_samples_until_its_time_is_over() -> None:
     assert replay.calls == 20
     assert replay.written == [0, 1, 2, 0, 1]
     assert last == 1
+
+
+@pytest.mark.parametrize(
+    ("sample_s", "pairs"), [(0.0001, 16), (0.01, 16), (0.0125, 12), (0.05, 8), (3.0, 8)]
+)
+def test_a_slow_model_has_fewer_pairs(sample_s: float, pairs: int) -> None:
+    assert pairs_that_fit(16, 8, 0.01, sample_s) == pairs
+
+
+def test_who_asks_for_few_pairs_gets_no_more() -> None:
+    assert pairs_that_fit(3, 8, 0.01, 0.05) == 3
 
 
 def test_block_holds_one_sample_however_long_it_is() -> None:

@@ -214,6 +214,8 @@ def test_without_controls_there_is_no_scale(new_job: NewJob, tmp_path: Path) -> 
         ),
         ("gates=[{metric: latency_ration, max: 1}]", "did you mean 'latency_ratio'?"),
         ("gates=[{metric: ece, max: 1}]", "cannot be a gate"),
+        ("gates=[{metric: latency_ratio, max: 0}]", "always above 0: nothing can meet max: 0"),
+        ("gates=[{metric: latency_ratio, max: -1}]", "always above 0: nothing can meet max: -1"),
         ("model=lenett", "did you mean 'lenet'?"),
         ("data=digit", "did you mean 'digits'?"),
     ],

@@ -31,7 +31,9 @@ def test_there_and_back(bundle: Path, tmp_path: Path) -> None:
     pack(bundle, tmp_path / "out" / "bundle.zip")
     device = tmp_path / "device"
     with zipfile.ZipFile(tmp_path / "out" / "bundle.zip") as archive:
-        assert "python3 bundle/agent.pyz" in archive.read("README.txt").decode()
+        readme = archive.read("README.txt").decode()
+        assert "python3 bundle/agent.pyz" in readme
+        assert "pip install numpy onnxruntime)" in readme
         archive.extractall(device)
     done = subprocess.run(
         [sys.executable, str(device / "agent.pyz")], capture_output=True, text=True, check=False
@@ -47,6 +49,23 @@ def test_there_and_back(bundle: Path, tmp_path: Path) -> None:
         "base/samples.npz",
         "device.json",
     ]
+
+
+def test_readme_names_what_the_device_needs(bundle: Path, bundles: ModuleType) -> None:
+    from edgebench.scenario import resolve_scenarios
+
+    load = [{"scenario": "offline", "driver": "loadgen"}]
+    asked = resolve_scenarios(load, profile="quick", batch=1, where="test")
+    bundles.edit_manifest(
+        bundle,
+        runtime__name="openvino",
+        protocol__scenarios=[one.model_dump(mode="json") for one in asked],
+    )
+    pack(bundle, bundle.parent / "bundle.zip")
+    with zipfile.ZipFile(bundle.parent / "bundle.zip") as archive:
+        readme = archive.read("README.txt").decode()
+    assert "3.8 or later with numpy openvino mlcommons-loadgen" in readme
+    assert "pip install numpy openvino mlcommons-loadgen)" in readme
 
 
 def test_packed_zip_runs_without_unpacking(bundle: Path, tmp_path: Path) -> None:
