@@ -37,7 +37,7 @@ class Protocol(BaseModel):
         None, gt=0, le=86400, description="no more processes of a model after this time"
     )
     pairs: int = Field(
-        16, ge=1, le=10000, description="pairs of base and variant blocks in each process"
+        12, ge=1, le=10000, description="pairs of base and variant blocks in each process"
     )
     least_pairs: int = Field(
         8, ge=1, le=10000, description="at least so many where a sample takes longer than a block"

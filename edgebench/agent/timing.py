@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .runtimes.base import Answer, Feed, Model
     from .worker import Work
 
-_SAME_INPUT_PAIRS = 8
+_SAME_INPUT_PAIRS = 4
 # Growth that a heap's fragmentation does not explain.
 _LEAK_MIB = 16.0
 _LEAK_BYTES_PER_CALL = 256.0
