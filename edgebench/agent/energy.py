@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 
-from .device.sensors import COUNTER, POWER, Sensor, find_sensors
+from .device.sensors import COUNTER, Sensor, find_sensors
 
 # Sensors are too slow, and what a device does beside is too uneven, for a shorter window.
 LEAST_WINDOW_S = 10.0
 # It takes a moment until the start and the end of a process's window are known here.
 _NOTICE_S = 0.25
+# A counter of 65 kJ, a small one, wraps in this time at 6.5 kW: no wrap goes unseen.
+_COUNTER_LOOKS_HZ = 0.1
 
 
 class EnergyMeter:
@@ -45,8 +47,10 @@ class EnergyMeter:
         if not self.sensors:
             return
         self._look()
-        if self.sensors[0].kind == POWER:
-            self._stop = self._sample(self._look, self.sensors[0].rate_hz)
+        counting = self.sensors[0].kind == COUNTER
+        self._stop = self._sample(
+            self._look, _COUNTER_LOOKS_HZ if counting else self.sensors[0].rate_hz
+        )
 
     def stop(self) -> Optional[dict[str, Any]]:
         """End the window; None where there is no sensor, or it fell silent.
@@ -64,7 +68,8 @@ class EnergyMeter:
         if begin[1] is None or end[1] is None or seconds <= 0:
             return None
         counting = self.sensors[0].kind == COUNTER
-        joules = self._counted(begin[1], end[1]) if counting else _integrated(read)
+        values = [value for _, value in read]
+        joules = sum(map(self._counted, values, values[1:])) if counting else _integrated(read)
         rate = self.sensors[0].rate_hz if counting else (len(read) - 1) / seconds
         problem = None
         if seconds < LEAST_WINDOW_S - _NOTICE_S:

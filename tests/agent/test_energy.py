@@ -54,10 +54,9 @@ def put(root: Path, files: dict[str, str]) -> None:
         (root / name).write_text(content)
 
 
-def test_counters_are_read_at_the_ends_and_may_wrap(server: Path, time: Time) -> None:
+def test_counters_may_wrap(server: Path, time: Time) -> None:
     meter = EnergyMeter(server, time, time.sample)
     meter.start()
-    assert time.look is None
     # The package was 1143.32885 J below its end: it wraps and goes on for 100 J.
     put(server, {"sys/class/powercap/intel-rapl:0/energy_uj": "100000000"})
     put(server, {"sys/class/powercap/intel-rapl:0:0/energy_uj": "25000000"})
@@ -74,6 +73,24 @@ def test_counters_are_read_at_the_ends_and_may_wrap(server: Path, time: Time) ->
         "watts": pytest.approx(1263.32885 / 20),
         "problem": None,
     }
+
+
+def test_counter_that_wraps_twice_in_a_window_is_seen_to(server: Path, time: Time) -> None:
+    zone = "sys/class/powercap/intel-rapl:0"
+    whole = int((server / zone / "max_energy_range_uj").read_text()) / 1e6
+    meter = EnergyMeter(server, time, time.sample)
+    put(server, {f"{zone}/energy_uj": "0"})
+    meter.start()
+    assert time.rate_hz == 0.1
+    assert time.look is not None
+    for share in (0.9, 0.3, 0.9, 0.1):
+        time.now += 10
+        put(server, {f"{zone}/energy_uj": str(round(share * whole * 1e6))})
+        time.look()
+    reading = meter.stop()
+    assert reading is not None
+    assert reading["joules"] == pytest.approx(2.1 * whole)
+    assert reading["problem"] is None
 
 
 def test_power_is_integrated_by_the_trapezoid_rule(orin: Path, time: Time) -> None:
