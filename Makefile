@@ -57,6 +57,7 @@ proof: install
 	$(BIN)/python -m benchmarks.harness --out runs/proof --report reports/harness
 
 calibrate: install
+	$(BIN)/python -m benchmarks.calibration.warm_up
 	$(BIN)/python -m benchmarks.calibration.blocks
 	$(BIN)/python -m benchmarks.calibration.change_points
 

@@ -43,8 +43,17 @@ class Samples:
 
     def of_arm(self, arm: int) -> NDArray[np.float64]:
         """The query times of one arm in the measurement's usable blocks, in ns."""
+        chosen: NDArray[np.float64] = self.sample_ns[self._of_arm(arm)]
+        return chosen
+
+    def processes_of_arm(self, arm: int) -> NDArray[np.int32]:
+        """The process of each of `of_arm`'s times."""
+        chosen: NDArray[np.int32] = self.block_process[self.sample_block[self._of_arm(arm)]]
+        return chosen
+
+    def _of_arm(self, arm: int) -> NDArray[np.bool_]:
         usable = (self.block_arm == arm) & (self.block_phase == 0) & (self.block_cause == 0)
-        chosen: NDArray[np.float64] = self.sample_ns[usable[self.sample_block]]
+        chosen: NDArray[np.bool_] = usable[self.sample_block]
         return chosen
 
     def block_medians(self) -> NDArray[np.float64]:
@@ -127,7 +136,11 @@ def timing_quality(samples: Samples, seed: int) -> dict[str, Any]:
 
 
 def latency_metrics(samples: Samples) -> tuple[dict[str, float | None], dict[str, Estimate]]:
-    """The latency quantiles of single queries in ms, and the throughput: values and intervals."""
+    """The latency's quantiles in ms, and the throughput: values and intervals.
+
+    The median is that of the blocks, whose samples span many calls of a fast model: in a call timed
+    by itself reading the clock is 2 % of 5 µs. The tails are those of single queries.
+    """
     timed = samples.of_arm(1)
     values: dict[str, float | None] = {
         "throughput_per_s": 1e9 / float(timed.mean()) if len(timed) else None,
@@ -135,7 +148,10 @@ def latency_metrics(samples: Samples) -> tuple[dict[str, float | None], dict[str
     intervals: dict[str, Estimate] = {}
     query_ms = samples.single_ns / 1e6
     for name, q in QUANTILES.items():
-        found = stats.latency_quantile(query_ms, samples.single_process, q)
+        if q <= 0.5 and len(timed):
+            found = stats.latency_quantile(timed / 1e6, samples.processes_of_arm(1), q)
+        else:
+            found = stats.latency_quantile(query_ms, samples.single_process, q)
         values[name] = None if found is None else found.point
         if found is None:
             needed = stats.samples_needed(q)

@@ -96,13 +96,13 @@ def relative_half_width(ratio: Estimate) -> float:
 
 
 def smallest_detectable_change(ratio: Estimate, floor: float) -> float | None:
-    """The true change of latency that four in five measurements like this one would find.
+    """The true change of latency that the intervals of four in five repeats would tell.
 
     Power of 80 % is what a smallest detectable change is usually told for. `floor` plus 3.5 half
-    widths of the interval: a repeat draws another floor and another width, and in 120 trials of
-    base against itself (6 processes, other programs by fits and starts) a change of that size was
-    found in 82 % of the others (floor plus two half widths: 68 %, plus eight: 96 %). None where
-    there is no interval, or no floor.
+    widths of the interval: a repeat draws another floor and another width (floor plus two half
+    widths was told by two in three). How often it holds is counted in benchmarks/harness, without
+    the correction for several metrics and without a second look. None where there is no interval,
+    or no floor.
     """
     least = floor + 3.5 * relative_half_width(ratio)
     return least if math.isfinite(least) else None

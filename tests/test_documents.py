@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 from edgebench.__main__ import run
 from edgebench.metrics.base import METRICS
 from edgebench.pipeline.plan import check_gates, plan_variants
+from edgebench.protocol import PROFILES
 from edgebench.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +60,30 @@ def test_the_readmes_recipe_is_a_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(str(tmp_path / "r.yaml"))
     assert [v.name for v in plan_variants(recipe)] == ["int8", "small-int8"]
     check_gates(recipe.gates)
+
+
+def test_the_profiles_are_those_of_the_table() -> None:
+    text = (ROOT / "docs/measurement.md").read_text()
+    for name, protocol in PROFILES.items():
+        (row,) = re.findall(rf"^\| `{name}` \|(.*)\|$", text, flags=re.MULTILINE)
+        _, _, processes, blocks_of, stops = (cell.strip() for cell in row.split("|"))
+        few, many = protocol.processes, protocol.max_processes
+        assert processes == (str(few) if few == many else f"{few} to {many}")
+        assert blocks_of == f"{protocol.pairs} × {protocol.block_s:g} s"
+        if protocol.half_width is None:
+            assert stops == f"after {few} processes"
+        else:
+            cap = protocol.time_cap_s or 0
+            told = f"{cap:g} s" if cap < 60 else f"{cap / 60:g} minutes"
+            assert stops == f"at ± {100 * protocol.half_width:g} %, or {told}"
+    least = [str(protocol.least_pairs) for protocol in PROFILES.values()]
+    assert f"`least_pairs` ({', '.join(least[:-1])} and {least[-1]}) at least" in text
+
+
+def test_the_example_manifest_is_quick() -> None:
+    example = next(b for b in blocks(ROOT / "docs/bundle.md", "json") if '"protocol"' in b)
+    written = json.loads(example)["protocol"]
+    assert written == PROFILES["quick"].model_dump(mode="json")
 
 
 def test_the_readmes_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,8 +67,8 @@ class Altered(OnnxRuntime):
                 return stalling(
                     query, time.perf_counter_ns, time.sleep, stall_s=stall_s, every_s=every_s
                 )
-            slower = delayed(query.run, spec)
-            return Query(query.write, lambda bound: slower(), query.read)
+            slower = delayed(query.call, spec, query.bound)
+            return Query(query.write, slower, query.read, bound=query.bound)
 
         model.bind = slow_bind
         return model
@@ -87,8 +87,8 @@ class BareLoops:
         self._time_block = measure.time_block
         self._of: dict[Query, tuple[Burst, Burst]] = {}
         # Of each turn, in ns a call: the medians of the agent's block and of the two bare ones, and
-        # what the agent spent outside of its timed spans.
-        self._rows: list[tuple[float, float, float, float]] = []
+        # what the agent spent outside of its timed spans; how many calls a sample spans.
+        self._rows: list[tuple[float, float, float, float, int]] = []
 
     def bind(self, model: Any, feed: Any, answer: Any, bind: Callable[..., Query]) -> Query:
         """The agent's own query; notes the session and the binding it made."""
@@ -127,7 +127,7 @@ class BareLoops:
                 medians[each] = median(found[1]) / inner
             else:
                 medians[each] = _block_ns(bound if each == "bound" else plain, inner, block_s)
-        self._rows.append((medians["agent"], medians["bound"], medians["plain"], between))
+        self._rows.append((medians["agent"], medians["bound"], medians["plain"], between, inner))
         return found
 
     def save(self) -> None:

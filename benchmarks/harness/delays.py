@@ -10,7 +10,8 @@ from collections.abc import Callable
 from itertools import repeat
 from statistics import median
 
-Run = Callable[[], object]
+# A query's call, which is given what it was bound to; the others' own have nothing to be given.
+Run = Callable[..., object]
 
 # Below this, reading the clock (some 50 ns, twice at least) is too coarse a way to wait.
 CLOCKED_FROM_NS = 4000.0
@@ -19,8 +20,8 @@ _MANY = 200
 _CALIBRATED_NS, _LEAST_CALLS = 300_000_000, 40
 
 
-def delayed(run: Run, spec: str) -> Run:
-    """`run` made slower as `spec` says.
+def delayed(run: Run, spec: str, bound: object = None) -> Run:
+    """`run` made slower as `spec` says; it is called with `bound`.
 
     `spin:NS`: every call by NS nanoseconds; `share:S`: by that share of the median call of `run`,
     which is timed here, also where the share is 0; `none`: not at all.
@@ -30,13 +31,13 @@ def delayed(run: Run, spec: str) -> Run:
         return run
     if kind not in {"spin", "share"}:
         raise ValueError(f"no such delay: {spec}")
-    ns = float(number) if kind == "spin" else float(number) * median_call_ns(run)
+    ns = float(number) if kind == "spin" else float(number) * median_call_ns(run, bound)
     if ns == 0:
         return run
-    return clocked_spin(run, ns) if ns >= CLOCKED_FROM_NS else counted_spin(run, ns)
+    return clocked_spin(run, ns) if ns >= CLOCKED_FROM_NS else counted_spin(run, ns, bound)
 
 
-def median_call_ns(run: Run) -> float:
+def median_call_ns(run: Run, bound: object = None) -> float:
     """The median call of `run` in a warm loop of 0.3 s, and of 40 calls at least."""
     clock = time.perf_counter_ns
     samples: list[int] = []
@@ -44,7 +45,7 @@ def median_call_ns(run: Run) -> float:
     end = after + _CALIBRATED_NS
     while after < end or len(samples) < _LEAST_CALLS:
         before = clock()
-        run()
+        run(bound)
         after = clock()
         samples.append(after - before)
     # The first half warms it up.
@@ -55,8 +56,8 @@ def clocked_spin(run: Run, ns: float) -> Run:
     """`run`, then a busy wait until `ns` nanoseconds have passed by the clock."""
     clock, length = time.perf_counter_ns, round(ns)
 
-    def slower() -> None:
-        run()
+    def slower(bound: object = None) -> None:
+        run(bound)
         end = clock() + length
         while clock() < end:
             pass
@@ -64,26 +65,26 @@ def clocked_spin(run: Run, ns: float) -> Run:
     return slower
 
 
-def counted_spin(run: Run, ns: float) -> Run:
+def counted_spin(run: Run, ns: float, bound: object = None) -> Run:
     """`run`, then so many turns of an empty loop as take `ns` nanoseconds, by calibration.
 
     It is calibrated on `run` itself: after it the processor's caches are as they will be.
     """
-    fixed = _added_ns(run, _with_turns(run, 0))
-    turn = (_added_ns(run, _with_turns(run, _MANY)) - fixed) / _MANY
+    fixed = _added_ns(run, _with_turns(run, 0), bound)
+    turn = (_added_ns(run, _with_turns(run, _MANY), bound) - fixed) / _MANY
     return _with_turns(run, max(0, round((ns - fixed) / max(turn, 0.1))))
 
 
 def _with_turns(run: Run, turns: int) -> Run:
-    def slower() -> None:
-        run()
+    def slower(bound: object = None) -> None:
+        run(bound)
         for _ in repeat(None, turns):
             pass
 
     return slower
 
 
-def _added_ns(run: Run, slower: Run) -> float:
+def _added_ns(run: Run, slower: Run, bound: object) -> float:
     """How much longer a call of `slower` takes: the median over pairs of short series."""
     differences = []
     for _ in repeat(None, _ROUNDS):
@@ -91,7 +92,7 @@ def _added_ns(run: Run, slower: Run) -> float:
         for each in (run, slower):
             start = time.perf_counter_ns()
             for _ in repeat(None, _CALLS):
-                each()
+                each(bound)
             took.append(time.perf_counter_ns() - start)
         differences.append((took[1] - took[0]) / _CALLS)
     return median(differences)

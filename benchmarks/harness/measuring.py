@@ -16,7 +16,7 @@ from benchmarks.harness.models import Subject, examples
 from edgebench import __version__, stats
 from edgebench.agent.bundle import sha256_of
 from edgebench.agent.plan import run_plan
-from edgebench.compare import confirmation, latency_ratio
+from edgebench.compare import confirmation, latency_metrics, latency_ratio
 from edgebench.pipeline.comparison_judging import COLD
 from edgebench.pipeline.results import read_samples
 from edgebench.protocol import Protocol
@@ -31,8 +31,9 @@ class Measured:
 
     `again`: the ratio in the processes of the second look, where there was one, and `confirms`
     whether the protocol asks for it; `logs`: the log ratio of each process of the first look;
-    `cold`: what loading took, a value a process; `base_us`: the median query of base; `processes`:
-    of both looks; `stopped`: why the first one had no more; `others_share`: how much of the
+    `cold`: what loading took, a value a process; `base_us`: the median query of base, `p50_ms` the
+    latency that a run reports; `processes`: of both looks; `stopped`: why the first one had no more
+    (None where one failed); `others_share`: how much of the
     processors' time others used meanwhile; `seconds`: of both looks, `second_look_s` being those
     from its first process to the end; `runnable`: how many tasks ran or waited to, the median over
     the processes' starts (this one is the first).
@@ -44,6 +45,7 @@ class Measured:
     logs: tuple[float, ...]
     cold: dict[str, tuple[float, ...]]
     base_us: float
+    p50_ms: float | None
     processes: int
     valid: bool
     steady: bool
@@ -199,10 +201,11 @@ def _found(folder: Path, result: dict[str, Any], protocol: dict[str, Any]) -> Me
         logs=tuple(logs.tolist()),
         cold={name: tuple(one[name] for one in result["cold"]) for name in COLD},
         base_us=float(np.median(samples.of_arm(0))) / 1e3,
+        p50_ms=latency_metrics(samples)[0]["latency_p50_ms"],
         processes=len(result["cold"]),
         valid=result["valid"],
         steady=evidence["steady"],
         reasons=tuple(result["invalid_reasons"]),
-        stopped=evidence["stopped"],
+        stopped=evidence.get("stopped"),
         others_share=evidence["watch"]["others_share"],
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SATURATED_DB = 18.0
 
 # The wheels of ONNX Runtime that hold its providers; one wheel at a time can be installed.
-_PACKAGES = {
+PACKAGES = {
     "NvTensorRTRTXExecutionProvider": "onnxruntime-trt-rtx",
     "TensorrtExecutionProvider": "onnxruntime-gpu",
     "CUDAExecutionProvider": "onnxruntime-gpu",
@@ -46,7 +46,7 @@ def resolve_providers(
         return [p for p in (*runtime.accelerators, runtime.processor) if p in offered]
     for provider in asked:
         if provider not in offered:
-            needed = _PACKAGES.get(provider)
+            needed = PACKAGES.get(provider)
             install = f"; {python} -m pip install {needed}" if needed else ""
             raise AgentError(
                 "runtime",

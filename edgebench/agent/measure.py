@@ -155,7 +155,8 @@ def calls_per_sample(call_ns: float, resolution_ns: float, steps: int = 1000) ->
 
 def pairs_that_fit(pairs: int, least: int, block_s: float, sample_s: float) -> int:
     """Fewer pairs where a sample outlasts its block, for the same time in all; `least` at least."""
-    return min(pairs, max(least, int(pairs * block_s / max(block_s, sample_s))))
+    samples = max(1, math.ceil(block_s / sample_s - 1e-9))
+    return min(pairs, max(least, int(pairs * block_s / (samples * sample_s) + 1e-9)))
 
 
 def time_call(arm: Arm, inner: int, samples: array[int], clock: Clock) -> int:

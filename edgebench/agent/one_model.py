@@ -361,6 +361,7 @@ def _merged(parts: List[Dict[str, Any]]) -> Dict[str, Any]:
             "growth_mib",
         ):
             merged[key] = max(p[key] for p in parts)
-        same = sorted(p["same_input_ratio"] for p in parts if p["same_input_ratio"] is not None)
-        merged["same_input_ratio"] = same[len(same) // 2] if same else None
+        for key in ("same_input_ratio", "device_resident_ms"):
+            known = sorted(p[key] for p in parts if p[key] is not None)
+            merged[key] = known[len(known) // 2] if known else None
     return merged

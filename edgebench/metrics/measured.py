@@ -7,7 +7,7 @@ from typing import Literal
 from edgebench.metrics.base import METRICS, Metric
 
 _ROWS: list[tuple[str, str, str, Literal["higher", "lower"], str]] = [
-    ("latency_p50_ms", "latency, median", "ms", "lower", "half of all single queries are faster"),
+    ("latency_p50_ms", "latency, median", "ms", "lower", "half of all queries are faster"),
     ("latency_p90_ms", "latency, 90 %", "ms", "lower", "nine queries in ten are faster"),
     ("latency_p95_ms", "latency, 95 %", "ms", "lower", "19 queries in 20 are faster"),
     ("latency_p99_ms", "latency, 99 %", "ms", "lower", "99 queries in 100 are faster"),

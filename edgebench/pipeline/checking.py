@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from edgebench import __version__, compare, gate
@@ -131,14 +132,6 @@ def _time(
     target: Target, transport: Transport, protocol: Protocol, progress: Progress
 ) -> tuple[dict[str, Any], Timing]:
     """The device as it was when it was timed, and the timing; raises NotMeasuredError."""
-    runtime = RUNTIMES.get(target.runtime.name)
-    if runtime is None or runtime.suffix != ".onnx":
-        raise NotMeasuredError(
-            f"the built-in model is an ONNX file, which the runtime {target.runtime.name} does "
-            "not read",
-            where=f"target '{target.name}'",
-            hint="leave the timing out (--no-timing)",
-        )
     start = time.perf_counter()
 
     def on_event(event: dict[str, Any]) -> None:
@@ -188,12 +181,16 @@ def _time(
 def write_check_bundle(folder: Path, target: Target, protocol: Protocol) -> None:
     """A bundle with the built-in model alone, whose A/A arm is the check; raises StorageError."""
     rng = np.random.default_rng(_SEED)
-    inputs, model = folder / "inputs.npy", folder / "models" / "base.onnx"
+    suffix = RUNTIMES[target.runtime.name].suffix
+    inputs, model = folder / "inputs.npy", folder / "models" / f"base{suffix}"
     examples = rng.normal(size=(_EXAMPLES, 3, _SIDE, _SIDE)).astype(np.float32)
     try:
         model.parent.mkdir(parents=True)
         np.save(inputs, examples)
-        model.write_bytes(_model(rng))
+        if suffix == ".onnx":
+            model.write_bytes(_onnx(rng))
+        else:
+            _write_program(model, rng, examples)
     except OSError as error:
         raise storage_error(error, folder) from error
     manifest = {
@@ -222,7 +219,7 @@ def write_check_bundle(folder: Path, target: Target, protocol: Protocol) -> None
         "models": [
             {
                 "name": "base",
-                "file": "models/base.onnx",
+                "file": f"models/{model.name}",
                 "sha256": file_digest(model),
                 "bytes": model.stat().st_size,
                 "timed": True,
@@ -233,7 +230,30 @@ def write_check_bundle(folder: Path, target: Target, protocol: Protocol) -> None
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
 
 
-def _model(rng: np.random.Generator) -> bytes:
+def _write_program(path: Path, rng: np.random.Generator, examples: NDArray[np.float32]) -> None:
+    """The same network as a program of torch."""
+    import torch
+    from torch import nn
+
+    from edgebench.exporters.pt2_from_torch import export_pt2
+
+    half = _SIDE // 2
+    network = nn.Sequential(
+        nn.Conv2d(3, _CHANNELS, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(_CHANNELS, 2 * _CHANNELS, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2 * _CHANNELS * half * half, _CLASSES),
+    )
+    with torch.no_grad():
+        for values in network.parameters():
+            drawn = rng.normal(0, 0.05, size=tuple(values.shape)).astype(np.float32)
+            values.copy_(torch.from_numpy(drawn))
+    export_pt2(network, examples, path)
+
+
+def _onnx(rng: np.random.Generator) -> bytes:
     """Two convolutions and a matrix product: 12 million multiplications for [N, 3, 32, 32]."""
     from onnx import TensorProto, helper, numpy_helper
 

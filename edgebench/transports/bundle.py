@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from edgebench.agent.evidence import PACKAGES
 from edgebench.agent.runtimes import RUNTIMES
 from edgebench.errors import DataError, NotMeasuredError, storage_error
 from edgebench.transports.agent_zip import build_agent
@@ -26,8 +27,8 @@ An edgebench bundle: models to be measured on this device.
                             edgebench ingest results.zip RUN
    RUN is the folder that edgebench bundle named.
 
-It needs Python 3.8 or later with {packages}
-(python3 -m pip install {packages}),
+It needs Python 3.8 or later (as late as the packages ask for) with {packages}
+(python3 -m pip install {packages}; for a graphics card, the vendor's build),
 and no network. Let nothing else run on the device meanwhile. If it is interrupted, start it again:
 what was measured is kept.
 """
@@ -64,7 +65,9 @@ class BundleTransport(Transport):
 def _packages(bundle: Path) -> str:
     """What pip has to install on the device."""
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    runtime = RUNTIMES[manifest["runtime"]["name"]].package
+    runtime, asked = RUNTIMES[manifest["runtime"]["name"]].package, manifest["runtime"]["providers"]
+    if asked != "auto":
+        runtime = next((PACKAGES[one] for one in asked if one in PACKAGES), runtime)
     drivers = {scenario["driver"] for scenario in manifest["protocol"]["scenarios"]}
     loadgen = ["mlcommons-loadgen"] if "loadgen" in drivers else []
     return " ".join(["numpy", runtime, *loadgen])

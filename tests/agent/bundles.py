@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from edgebench.agent.results import NOT_STEADY
+
 PROTOCOL = {
     "name": "test",
     "processes": 2,
@@ -161,6 +163,22 @@ def make_bundle(
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+# How the reasons begin that speak of the machine the tests run on, not of what they test.
+_MACHINES = (
+    "the device slowed itself down",
+    "the device is slowed down",
+    "its control group",
+    "the system swapped",
+    "the kernel killed",
+    NOT_STEADY,
+)
+
+
+def faults(result: dict[str, Any]) -> list[str]:
+    """Why a measurement is not valid, but for what a busy or throttled machine adds."""
+    return [one for one in result["invalid_reasons"] if not one.startswith(_MACHINES)]
 
 
 def edit_manifest(bundle: Path, **changes: Any) -> None:

@@ -130,7 +130,8 @@ def test_block_samples_until_its_time_is_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sample_s", "pairs"), [(0.0001, 16), (0.01, 16), (0.0125, 12), (0.05, 8), (3.0, 8)]
+    ("sample_s", "pairs"),
+    [(0.0001, 16), (0.0015, 15), (0.0099, 8), (0.01, 16), (0.0125, 12), (0.05, 8), (3.0, 8)],
 )
 def test_a_slow_model_has_fewer_pairs(sample_s: float, pairs: int) -> None:
     assert pairs_that_fit(16, 8, 0.01, sample_s) == pairs

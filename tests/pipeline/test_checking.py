@@ -70,6 +70,15 @@ def test_too_few_processes_tell_nothing() -> None:
     assert timing.smallest_detectable_change is None
 
 
+def test_torch_times_a_program_of_its_own() -> None:
+    runtime = Runtime(name="torch", providers=["cpu"])
+    found = check_target(Target(name="here", runtime=runtime), Silent(), protocol=SHORT)
+    assert found.problem is None
+    assert found.timing is not None
+    assert found.timing.providers == ("cpu",)
+    assert found.timing.smallest_detectable_change is not None
+
+
 def test_without_timing() -> None:
     found = check_target(CPU, Silent(), timing=False)
     assert found.timing is None

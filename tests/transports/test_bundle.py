@@ -33,7 +33,7 @@ def test_there_and_back(bundle: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "out" / "bundle.zip") as archive:
         readme = archive.read("README.txt").decode()
         assert "python3 bundle/agent.pyz" in readme
-        assert "pip install numpy onnxruntime)" in readme
+        assert "pip install numpy onnxruntime;" in readme
         archive.extractall(device)
     done = subprocess.run(
         [sys.executable, str(device / "agent.pyz")], capture_output=True, text=True, check=False
@@ -64,8 +64,17 @@ def test_readme_names_what_the_device_needs(bundle: Path, bundles: ModuleType) -
     pack(bundle, bundle.parent / "bundle.zip")
     with zipfile.ZipFile(bundle.parent / "bundle.zip") as archive:
         readme = archive.read("README.txt").decode()
-    assert "3.8 or later with numpy openvino mlcommons-loadgen" in readme
-    assert "pip install numpy openvino mlcommons-loadgen)" in readme
+    assert "with numpy openvino mlcommons-loadgen\n" in readme
+    assert "pip install numpy openvino mlcommons-loadgen;" in readme
+
+
+def test_readme_names_the_wheel_that_holds_the_providers(bundle: Path, bundles: ModuleType) -> None:
+    bundles.edit_manifest(
+        bundle, runtime__providers=["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    pack(bundle, bundle.parent / "bundle.zip")
+    with zipfile.ZipFile(bundle.parent / "bundle.zip") as archive:
+        assert "pip install numpy onnxruntime-gpu;" in archive.read("README.txt").decode()
 
 
 def test_packed_zip_runs_without_unpacking(bundle: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def query(delay: str | None = None) -> Callable[[], object]:
     feed = {session.get_inputs()[0].name: np.ascontiguousarray(inputs[:1])}
     names = [output.name for output in session.get_outputs()]
 
-    def run() -> object:
+    def run(_bound: object = None) -> object:
         return session.run(names, feed)
 
     start = time.monotonic()

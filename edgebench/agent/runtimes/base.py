@@ -35,8 +35,9 @@ class Query:
     when it returns, `read` gives a copy of the last answer. `transfers` says whether a call copies
     to and from a device; where it does, `resident` is the same inference without the copies.
 
-    A timed loop calls the runtime's own function with what it was bound to: a closure around the
-    two would be 2 % of a call of 5 µs. What a call raises is what the runtime raises.
+    A timed loop calls `call` with `bound` and nothing else: for ONNX Runtime on the processor that
+    is the session's own function, since a closure around the two would be 2 % of a call of 5 µs. A
+    call may raise what the runtime raises; who times it says what was being done.
     """
 
     def __init__(

@@ -205,7 +205,8 @@ def _text(info: Any, key: str) -> str:
 
 def _run(request: Any) -> None:
     try:
-        request.infer()
+        # Its own copies of the outputs are for who has not bound them.
+        request.infer(share_outputs=True)
     except Exception as error:
         raise _cannot_run(error) from error
 

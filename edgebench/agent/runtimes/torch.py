@@ -175,8 +175,11 @@ class _OnDevice(_OnHost):
     """The same on a card: copies there and back are part of a query."""
 
     def __init__(self, module: Any, hosts: List[Any], tensors: List[Any]) -> None:
+        import torch
+
         super().__init__(module, tensors)
         self._hosts = hosts
+        self._synchronize = torch.cuda.synchronize
 
     def run(self) -> None:
         """Copy the inputs there, infer, and copy the outputs back, which waits for them."""
@@ -190,11 +193,9 @@ class _OnDevice(_OnHost):
 
     def run_resident(self) -> None:
         """Infer from the inputs that are there, and wait for the end."""
-        import torch
-
         with self._inference_mode():
             self._module(*self._tensors)
-        torch.cuda.synchronize()
+        self._synchronize()
 
 
 def _program(archive: bytes) -> Any:
