@@ -16,3 +16,22 @@ def bundles() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def models(bundles: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small classifiers by name, some of which cannot be measured."""
+    folder = tmp_path_factory.mktemp("models")
+    make = bundles.classifier
+    broken = folder / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    return {
+        "base": make(folder / "base.onnx"),
+        "small": make(folder / "small.onnx", seed=1),
+        "fixed-1": make(folder / "fixed1.onnx", batch=1),
+        "fixed-8": make(folder / "fixed8.onnx", batch=8),
+        "tall": make(folder / "tall.onnx", rank3=True),
+        "log": make(folder / "log.onnx", log=True),
+        "greedy": make(folder / "greedy.onnx", greedy=True),
+        "broken": broken,
+    }

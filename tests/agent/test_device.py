@@ -1,4 +1,4 @@
-"""Probes against recorded trees of devices (trees/), changed where a test needs another state."""
+"""Probes against trees of devices (trees/), changed where a test needs another state."""
 
 from __future__ import annotations
 
@@ -34,6 +34,24 @@ def lock_clocks(root: Path) -> None:
         shutil.copy(policy / "scaling_max_freq", policy / "scaling_min_freq")
     for gpu in root.glob("sys/class/devfreq/*"):
         shutil.copy(gpu / "max_freq", gpu / "min_freq")
+
+
+def test_a_recorded_guest() -> None:
+    found = record(TREES / "x86-vm-recorded")
+    identity, state = found["identity"], found["state"]
+    assert identity["machine"] == "x86_64"
+    assert identity["cpu_model"] == "Intel(R) Xeon(R) Processor"
+    assert {"avx512f", "avx512_vnni"} <= set(identity["cpu_flags"])
+    shown = identity["microarchitecture"]
+    assert (shown["sockets"], shown["numa_nodes"], shown["threads_per_core"]) == (1, 1, 1)
+    assert shown["int8_may_saturate"] is False
+    assert (identity["cores"], identity["memory_mib"]) == (2, 24064)
+    # Version 1 writes no limit as -1, and as almost 2^63 bytes.
+    assert (identity["cgroup_cpus"], state["memory_limit_mib"]) == (None, None)
+    assert state["killed_for_memory"] == 0
+    assert state["stolen_share"] == pytest.approx(0.0042, rel=0.01)
+    assert found["grade"] == "C"
+    assert any("virtual machine" in reason for reason in found["grade_reasons"])
 
 
 def test_identity_of_an_orin(orin: Path) -> None:

@@ -36,7 +36,10 @@ def watched(root: Path, changes: dict[str, str], cpus: tuple[int, ...] = (0, 1))
     return watch.stop()
 
 
-@pytest.mark.parametrize("name", ["x86-server", "raspberry-pi", "orin-nano", "container", "x86-vm"])
+@pytest.mark.parametrize(
+    "name",
+    ["x86-server", "raspberry-pi", "orin-nano", "container", "x86-vm", "x86-vm-recorded"],
+)
 def test_nothing_happened(tree: Tree, name: str) -> None:
     changes, reasons = watched(tree(name), {})
     assert reasons == []
