@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,10 @@ def markdown(rows: Sequence[Row], figures: Sequence[str]) -> str:
 
 def _origin(rows: Sequence[Row]) -> str:
     """Commands, dates, machines, versions."""
-    commands = list(dict.fromkeys(row["command"] for row in rows))
+    # The same command with more trials goes on with the same log: the last one stands for all.
+    commands = list(
+        {re.sub(r" --trials \d+", "", row["command"]): row["command"] for row in rows}.values()
+    )
     machines = {
         row["machine"]["fingerprint"]: row["machine"] for row in rows if row["machine"] is not None
     }

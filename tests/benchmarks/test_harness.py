@@ -363,6 +363,18 @@ def test_the_page_names_where_its_numbers_come_from(tmp_path: Path) -> None:
     assert (tmp_path / "intervals.svg").read_bytes() == first
 
 
+def test_a_command_that_went_on_is_named_once(tmp_path: Path) -> None:
+    from benchmarks.harness.page import write
+
+    rows = [trial("aa", "not slower") for _ in range(3)]
+    for one, options in zip(rows, (" --trials 5", " --trials 9", " --only aa"), strict=True):
+        one["command"] += options
+    text = write(rows, tmp_path).read_text()
+    assert "harness --trials 9`" in text
+    assert "--trials 5" not in text
+    assert "harness --only aa`" in text
+
+
 def test_the_terminal_shows_tables_within_80_columns() -> None:
     from benchmarks.harness.summary import tables
     from benchmarks.harness.terminal import as_text
