@@ -40,10 +40,11 @@ def _rule_table(subject: str, profile: str, effect: float | None, mine: list[Row
         f"{what} side by side with the rules others use: {subject}, {profile}",
         ("rule", *(column for pair in columns for column in pair)),
         tuple(cells),
-        "The same trials for all rules, the slow ones in fewer of them; s: median seconds a trial, of edgebench with its noise "
-        "floor's and its second look's, of the others for both models, one after the other. "
-        "edgebench counts by its verdict. A limit stands beside a rule; a change below it is "
-        "missed by intention, and the lower limit pays for finding it with false alarms.",
+        "The same trials for all rules, the slow ones in fewer of them; s: median seconds a trial, "
+        "of edgebench with its noise floor's and its second look's, of the others for both models, "
+        "one after the other. edgebench counts by its verdict. A limit stands beside a rule; a "
+        "change below it is missed by intention, and the lower limit pays for finding it with "
+        "false alarms.",
         about=1,
     )
 
