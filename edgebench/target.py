@@ -65,7 +65,7 @@ class Target(_Part):
     connect_timeout_s: float = Field(10.0, gt=0, le=600)
     runtime: Runtime = Runtime()
     precisions: list[Literal["fp32", "fp16", "bf16", "int8"]] = ["fp32", "fp16", "int8"]
-    int8: Literal["auto"] | Int8Format = "auto"
+    int8: Literal["auto", Int8Format] = "auto"
     opset: int = Field(18, ge=18, le=23)
 
 

@@ -117,6 +117,10 @@ def _check_fingerprints(a: RunRecord, b: RunRecord, where: str) -> None:
     ]
     if a.data.get("fingerprint") != b.data.get("fingerprint"):
         differ.append(f"data ({a.data.get('name')}, {b.data.get('name')})")
+    # Each variant is told beside its own base: two networks' bases are no common measure.
+    models = [(run.recipe.get("model"), run.recipe.get("model_options") or {}) for run in (a, b)]
+    if models[0] != models[1]:
+        differ.append(f"model ({models[0][0]}, {models[1][0]})")
     batches = [(run.recipe.get("protocol") or {}).get("batch", 1) for run in (a, b)]
     if batches[0] != batches[1]:
         differ.append(f"batch ({batches[0]}, {batches[1]})")
@@ -126,7 +130,7 @@ def _check_fingerprints(a: RunRecord, b: RunRecord, where: str) -> None:
         raise NotComparableError(
             f"not comparable, their fingerprints differ: {'; '.join(differ[:4])}",
             where=where,
-            hint="measure both on the same device, with the same runtime and options",
+            hint="measure both on the same device, with the same network, runtime and options",
         )
 
 

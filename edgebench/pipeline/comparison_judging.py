@@ -78,7 +78,11 @@ def judge_models(
     pair, warnings = _pair(question, a, b, labels, invalid, classes=classes)
     verdict, text, code = overall([pair], labels[0], labels[1])
     if inputs.random:
-        warnings.insert(0, "the inputs are random; with --data the answers are those to real ones")
+        warnings.insert(
+            0,
+            "the inputs are random: the latencies stand, but how far the answers moved says little "
+            "(a quantized model may be outside its calibrated range here); name real ones: --data",
+        )
     return Comparison(
         kind="models",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

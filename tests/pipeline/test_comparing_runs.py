@@ -37,6 +37,7 @@ def folder(tmp_path: Path) -> Make:
         variant: str = "int8",
         valid: bool = True,
         batch: int = 1,
+        model: str = "lenet",
     ) -> str:
         measurement = Measurement(
             grade="B",
@@ -62,7 +63,7 @@ def folder(tmp_path: Path) -> Make:
             run_id=name,
             created="2026-01-02T03:04:05+00:00",
             edgebench_version="0.1.0",
-            recipe={"name": "quickstart", "protocol": {"batch": batch}},
+            recipe={"name": "quickstart", "model": model, "protocol": {"batch": batch}},
             target={"name": "cpu", "runtime": {"name": "onnxruntime", "threads": threads}},
             device={"fingerprint": fingerprint, "identity": {"cpu_model": cpu}, "grade": "B"},
             data={"name": "digits", "fingerprint": data, "test": 4, "classes": 3},
@@ -129,6 +130,7 @@ def test_another_function_fails(folder: Make) -> None:
         ({"threads": 2}, "runtime threads (1, 2)"),
         ({"data": "d2"}, "data (digits, digits)"),
         ({"batch": 8}, "batch (1, 8)"),
+        ({"model": "mynets:Small"}, "model (lenet, mynets:Small)"),
         ({"mark": "m2"}, "how base was measured"),
     ],
 )
