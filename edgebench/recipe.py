@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,7 @@ from pydantic import (
 from edgebench.errors import RecipeError, UnknownNameError, UsageError
 from edgebench.protocol import Protocol, resolve_protocol
 from edgebench.shipped import shipped_folder
+from edgebench.training_settings import Training
 from edgebench.validation import validated
 from edgebench.yamlfile import parse_yaml, read_yaml
 
@@ -69,21 +70,16 @@ class Controls(_Part):
     files: list[str] = Field(default_factory=list, max_length=32)
 
 
-class Training(_Part):
-    """How base (where no weights are given) and the controls are trained."""
-
-    epochs: int = Field(20, ge=1, le=10000)
-    batch_size: int = Field(64, ge=1, le=65536)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0, le=10)
-    weight_decay: float = Field(0.0, ge=0, le=1)
-
-
 class DataLimits(_Part):
-    """At most so many examples of each split, drawn per class by the seed."""
+    """At most so many examples of each split, drawn per class by the seed.
+
+    `validation` of the training examples are held out of all training; what a technique decides by
+    accuracy, it decides on them.
+    """
 
     train: int | None = Field(None, ge=2)
     test: int | None = Field(None, ge=2)
+    validation: int | None = Field(None, ge=2)
 
 
 class Gate(_Part):

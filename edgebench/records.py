@@ -106,6 +106,19 @@ class ScenarioResult(Record):
     samples_file: str | None = None
 
 
+class Figure(Record):
+    """A drawing of numbers: `series` by name, each [(x, y), …], with the names of both axes.
+
+    `kind`: "line" joins the points of a series, "scatter" does not, "bar" has one value a name.
+    """
+
+    title: str
+    x: str
+    y: str
+    kind: Literal["line", "scatter", "bar"] = "line"
+    series: dict[str, tuple[tuple[float, float], ...]]
+
+
 class Reason(Record):
     """What one gate said, and why, in words."""
 
@@ -118,13 +131,15 @@ class Reason(Record):
 class Variant(Record):
     """One variant of the model: what was done to it, what came out, and the verdict.
 
-    `verdict` is null for base, for controls, and wherever `status` is not "measured"; then
-    `problem` says in one line why.
+    `verdict` is null for base, for controls, for references, and wherever `status` is not
+    "measured"; then `problem` says in one line why. `reference`: a network measured beside a
+    variant, and what it is ("trained as long in float32"); null for all others.
     """
 
     name: str
     chain: tuple[dict[str, Any], ...] = ()
     control: bool = False
+    reference: str | None = None
     status: Status
     problem: str | None = None
     artifact: Artifact | None = None
@@ -134,6 +149,7 @@ class Variant(Record):
     measurement: Measurement | None = None
     scenarios: tuple[ScenarioResult, ...] = ()
     notes: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
     verdict: Verdict | None = None
     reasons: tuple[Reason, ...] = ()
 

@@ -99,6 +99,10 @@ class Store:
             raise _refusal(error, folder) from error
         return folder, False
 
+    def scratch(self, key: str) -> Path:
+        """A folder for what the making of an entry leaves on its way; gone once it is made."""
+        return self._folder(key).with_suffix(".scratch")
+
     def _make(self, key: str, folder: Path, make: Callable[[Path], None]) -> None:
         for leftover in folder.parent.glob(f"{key}.new-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -114,6 +118,7 @@ class Store:
             if folder.exists():
                 shutil.rmtree(folder)
             fresh.rename(folder)
+            shutil.rmtree(self.scratch(key), ignore_errors=True)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ class Dataset:
     """A labelled image set, in memory, ready to train on and to judge by.
 
     Images are float32 [N, C, H, W] in [0, 1], C-contiguous; labels are int64 [N], each an index
-    into `class_names`. `source` says in words where it came from; `fingerprint` is a sha256 over
+    into `class_names`. `validation_x` and `validation_y` are held out of training, for decisions;
+    they may be empty. `source` says in words where it came from; `fingerprint` is a sha256 over
     shapes, pixels and labels, so it changes with the content and not with the path.
     """
 
@@ -35,6 +36,8 @@ class Dataset:
     class_names: tuple[str, ...]
     source: str
     fingerprint: str
+    validation_x: Floats = field(default_factory=lambda: np.empty((0, 0, 0, 0), np.float32))
+    validation_y: Labels = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def classes(self) -> int:

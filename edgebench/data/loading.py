@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,24 +16,37 @@ from edgebench.errors import DataError
 TEST_FRACTION = 0.2
 
 
-def load(spec: str, *, train: int | None = None, test: int | None = None, seed: int = 0) -> Dataset:
+def load(
+    spec: str,
+    *,
+    train: int | None = None,
+    test: int | None = None,
+    validation: int | None = None,
+    seed: int = 0,
+) -> Dataset:
     """The data set called `spec`, or the one at the path `spec`, checked and in memory.
 
     A path is a folder of images (`train/` and `test/` with class folders, or class folders
     alone), a folder of Parquet files, or one Parquet file; what has no test half is split 80/20.
     A registered name wins over a path: write `./mnist` for a folder of that name. `train` and
-    `test` are the most examples to take of each half; classes keep their shares, and what is
-    taken, like the split, depends on `seed` alone. Examples keep the order of their source,
+    `test` are the most examples to take of each half, and `validation` of the training examples
+    are held out; classes keep their shares, and what is taken, like the split, depends on `seed`
+    alone. Examples keep the order of their source,
     which for folders is class after class.
 
     Raises UnknownNameError for a name nobody registered, and DataError.
     """
-    for what, limit in (("train", train), ("test", test)):
+    for what, limit in (("train", train), ("test", test), ("validation", validation)):
         if limit is not None and limit < 1:
             raise DataError(f"{what} must be 1 or more examples, not {limit}")
     name, source = _find(spec)
     names = _checked_names(source)
     first, second = _halves(source, names, seed)
+    held_out: dict[str, Any] = {}
+    if validation is not None:
+        first, third = _held_out(first, validation, seed, names)
+        held_x, held_y = _take(third, None, seed)
+        held_out = {"validation_x": held_x, "validation_y": held_y}
     train_x, train_y = _take(first, train, seed)
     test_x, test_y = _take(second, test, seed)
     if train_x.shape[1:] != test_x.shape[1:]:
@@ -47,7 +61,8 @@ def load(spec: str, *, train: int | None = None, test: int | None = None, seed: 
         test_y=test_y,
         class_names=names,
         source=source.words,
-        fingerprint=fingerprint(train_x, train_y, test_x, test_y),
+        fingerprint=fingerprint(train_x, train_y, test_x, test_y, *held_out.values()),
+        **held_out,
     )
 
 
@@ -92,6 +107,22 @@ def _halves(source: Source, names: tuple[str, ...], seed: int) -> tuple[Split, S
             f"class '{names[label]}' has examples in {has} and none in {lacks}", where=test.where
         )
     return train, test
+
+
+def _held_out(
+    half: Split, count: int, seed: int, names: tuple[str, ...]
+) -> tuple[Split, Split]:
+    """The training half without `count` of its examples, and these."""
+    if count >= len(half.labels):
+        raise DataError(
+            f"{count} examples cannot be held out of {len(half.labels)}",
+            where=half.where,
+            hint="set data_limits.validation to a tenth of the training examples, say",
+        )
+    first, second = stratified_halves(
+        half.labels, count / len(half.labels), seed, names, half.where
+    )
+    return half.part(first), half.part(second)
 
 
 def _checked_names(source: Source) -> tuple[str, ...]:

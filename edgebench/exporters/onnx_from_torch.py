@@ -48,7 +48,7 @@ def export_onnx(
     import onnx
     import torch
 
-    from edgebench.training.fake_quant import is_quantized, prepare_for_export
+    from edgebench.quantization.fake_quant import is_quantized, prepare_for_export
 
     module = module.eval()
     quantized = is_quantized(module)

@@ -45,7 +45,7 @@ def export_pt2(module: nn.Module, examples: NDArray[np.float32], destination: Pa
     """
     import torch
 
-    from edgebench.training.fake_quant import is_quantized, prepare_for_export
+    from edgebench.quantization.fake_quant import is_quantized, prepare_for_export
 
     module = module.eval()
     quantized = is_quantized(module)

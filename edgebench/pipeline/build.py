@@ -73,6 +73,7 @@ class Builder:
             self.dataset.fingerprint,
             self.int8,
             tuple(self.target.precisions),
+            self.target.opset,
         )
         self.probabilities = False
         self.format = RUNTIMES[self.target.runtime.name].suffix.lstrip(".")

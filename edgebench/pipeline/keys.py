@@ -24,13 +24,18 @@ def _foreign_source(kind: type) -> str | None:
 
 @dataclass(frozen=True)
 class Keys:
-    """Makes the keys of one recipe on one data set for one int8 format."""
+    """Makes the keys of one recipe on one data set for one target.
+
+    `device` is the fingerprint of the target's device, where it could be asked.
+    """
 
     recipe: Recipe
     source: ModelSource
     data_fingerprint: str
     int8: str
     precisions: tuple[str, ...]
+    opset: int
+    device: str | None = None
 
     def network(self, name: str) -> str:
         """The key of base or of a control."""
@@ -39,7 +44,7 @@ class Keys:
             name=name,
             model=self.source.identity,
             data=self.data_fingerprint,
-            training=self.recipe.training.model_dump(),
+            training=self._training(),
             seed=self.recipe.seed,
         )
 
@@ -50,7 +55,9 @@ class Keys:
     def step(self, before: str, step: PlannedStep) -> str:
         """The key of a technique applied to what has the key `before`."""
         technique = step.technique
-        target = [self.int8, list(self.precisions)] if technique.for_target else None
+        target = [self.int8, list(self.precisions), self.opset] if technique.for_target else None
+        # A choice made by latencies of one device says nothing of another.
+        device = self.device if technique.measures(step.options) else None
         return self._key(
             "step",
             before=before,
@@ -58,14 +65,22 @@ class Keys:
             identity=technique.identity(step.options),
             source=_foreign_source(type(technique)),
             data=self.data_fingerprint,
-            training=self.recipe.training.model_dump(),
+            training=self._training(),
             seed=self.recipe.seed,
             target=target,
+            device=device,
         )
 
     def export(self, before: str, format: str, opset: int | None) -> str:
         """The key of a module's file; `opset` is None where the format has no such thing."""
         return self._key("export", before=before, format=format, opset=opset)
+
+    def _training(self) -> dict[str, Any]:
+        from edgebench.training.loop import training_device
+
+        # Trained on a GPU, in bfloat16, it is another network.
+        settings = self.recipe.training
+        return {**settings.model_dump(), "device": training_device(settings).type}
 
     def _key(self, kind: str, **parts: Any) -> str:
         # Python's and edgebench's own version do not change what is built; the code's hash is in.

@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from edgebench.data.splitting import stratified_part
 from edgebench.hashing import named_seed
-from edgebench.recipe import Training
+from edgebench.records import Figure
 from edgebench.registry import Registry
 from edgebench.target import Int8Format
+from edgebench.training_settings import Training
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +43,10 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+# Of the training examples, where none are held out: enough for a hundredth of accuracy.
+MOST_BORROWED = 2000
+
+
 class NoOptions(Options):
     """A technique with nothing to set."""
 
@@ -49,10 +55,16 @@ class NoOptions(Options):
 class Context:
     """What a technique may draw on. All of it is part of the result's key.
 
-    `train_x`: float32 [N, C, H, W]; `train_y`: int64 [N]; `training`: how base was trained;
-    `int8`: the quantization format the target asks for; `new_module(**options)` makes another
-    network by base's factory; `base` is the trained base model (the teacher), not to be changed;
-    `probabilities`: base's answers are probabilities, not logits.
+    `train_x`: float32 [N, C, H, W]; `train_y`: int64 [N]; `validation_x` and `validation_y`: on
+    what a technique decides, `held_out` of all training or else a part of it; never test examples.
+    `training`: how base was trained; `int8`: the quantization format the target asks for; `opset`:
+    the ONNX operator set its runtime reads; `vector_width`: how many float32 channels one vector
+    register of its processor holds. `new_module(**options)` makes another network by base's
+    factory; `base` is the trained base model (the teacher), not to be changed; `probabilities`:
+    base's answers are probabilities, not logits. `latency_ratios` measures modules on the target,
+    each over base; None where the target cannot be reached. `stranger_distance` is the mean
+    activation distance of the independent controls from base on the validation examples; None
+    where there is no control. `scratch`: a folder where trainings leave their checkpoints.
     """
 
     train_x: NDArray[np.float32]
@@ -66,12 +78,49 @@ class Context:
     base: nn.Module | None
     probabilities: bool = False
     on_epoch: Callable[[int, int, float], None] | None = None
+    validation_x: NDArray[np.float32] | None = None
+    validation_y: NDArray[np.int64] | None = None
+    held_out: bool = False
+    opset: int = 18
+    vector_width: int = 8
+    latency_ratios: Callable[[Sequence[nn.Module]], list[float]] | None = None
+    stranger_distance: Callable[[], float] | None = None
+    scratch: Path | None = None
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The training examples and labels as tensors that share the arrays' memory."""
         import torch
 
         return torch.from_numpy(self.train_x), torch.from_numpy(self.train_y)
+
+    def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The examples and labels to decide on: held out, or else a part of the training's."""
+        import torch
+
+        x, y = self.validation_x, self.validation_y
+        if x is None or y is None or not len(y):
+            count = min(len(self.train_y), MOST_BORROWED)
+            chosen = stratified_part(self.train_y, count, self.seed_for("validation"), "train")
+            x, y = self.train_x[chosen], self.train_y[chosen]
+        return torch.from_numpy(x), torch.from_numpy(y)
+
+    def decided_on(self) -> str:
+        """The examples decisions are made on, in words, for a note."""
+        count = len(self.validation()[1])
+        if self.held_out:
+            return f"{count} examples held out of training"
+        return (
+            f"{count} training examples, since none are held out (data_limits.validation holds "
+            "some out)"
+        )
+
+    def example(self, count: int = 2) -> torch.Tensor:
+        """The first training examples [count, C, H, W], for tracing."""
+        return self.tensors()[0][:count]
+
+    def checkpoint(self, purpose: str) -> Path | None:
+        """The file where the training of this purpose keeps where it stands."""
+        return None if self.scratch is None else self.scratch / f"{purpose.replace('/', '-')}.pt"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -88,19 +137,20 @@ class Outcome:
     """What a technique leaves behind besides the module or file.
 
     `structure`: JSON-able, whatever `restructure` needs to make the module's shape again; `notes`:
-    sentences for the report.
+    sentences for the report; `figures`: curves for the report.
     """
 
     structure: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
 
 
 class Technique(ABC):
     """One way to compress.
 
     `last`: nothing may follow it in a chain, and why. `for_target`: its result depends on the
-    target's int8 format and precisions, and is stored for them alone. `replaces`: it starts a new
-    network, so that whatever stands before it in a chain would be lost.
+    target's int8 format, precisions and the like, and is stored for them alone. `replaces`: it
+    starts a new network, so that whatever stands before it in a chain would be lost.
     """
 
     name: ClassVar[str]
@@ -115,11 +165,32 @@ class Technique(ABC):
         """What the result depends on besides the options: JSON-able, part of its key."""
         return {}
 
+    def closed_by(self, options: Any) -> str | None:
+        """Why nothing may follow this step in a chain; None where something may."""
+        return self.last
+
+    def check(self, options: Any) -> None:
+        """Raise BuildError for options that cannot work whatever the model; before any work."""
+
+    def measures(self, options: Any) -> bool:
+        """Whether the result rests on latencies of the target: then it holds for that alone."""
+        return False
+
 
 class TorchTechnique(Technique):
     """A technique that changes a module."""
 
     level = "torch"
+
+    def reference(
+        self, module: nn.Module, options: Any, context: Context
+    ) -> tuple[nn.Module, str] | None:
+        """A network of `module`'s shape to measure beside the result, and what it is; or None.
+
+        So that what training on alone would have given is not counted as the technique's. `module`
+        is a copy and may be changed.
+        """
+        return None
 
     @abstractmethod
     def apply(self, module: nn.Module, options: Any, context: Context) -> tuple[nn.Module, Outcome]:

@@ -9,8 +9,8 @@ from pydantic import Field
 from edgebench.errors import BuildError, ModelError
 from edgebench.models.source import find_model
 from edgebench.techniques.base import TECHNIQUES, Context, Options, Outcome, TorchTechnique
-from edgebench.training.loop import deterministic, fit, predict
-from edgebench.training.losses import as_logits, distillation
+from edgebench.training.loop import deterministic, fit
+from edgebench.training.losses import distillation, network_teacher
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +55,7 @@ class Distill(TorchTechnique):
         student = self.restructure(module, options, {}, context)
         teacher = context.base if context.base is not None else module
         loss = distillation(
-            as_logits(predict(teacher, x), context.probabilities),
+            network_teacher(teacher, x, probabilities=context.probabilities),
             y,
             temperature=options.temperature,
             alpha=options.alpha,
@@ -74,6 +74,7 @@ class Distill(TorchTechnique):
             seed=context.seed_for("distill/order"),
             what="the student",
             on_epoch=context.on_epoch,
+            checkpoint=context.checkpoint("distill/student"),
         )
         sizes = [sum(p.numel() for p in m.parameters()) for m in (student, teacher)]
         note = f"the student has {sizes[0]:,} parameters, its teacher {sizes[1]:,}"

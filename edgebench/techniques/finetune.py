@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from edgebench.errors import BuildError
 from edgebench.techniques.base import Context, Options
-from edgebench.training.loop import fit, predict
-from edgebench.training.losses import as_logits, cross_entropy, distillation
+from edgebench.training.loop import OnUpdate, fit
+from edgebench.training.losses import cross_entropy, distillation, network_teacher
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,29 +34,32 @@ def finetune(
     context: Context,
     *,
     technique: str,
-    after_step: Callable[[], None] | None = None,
+    on_update: OnUpdate | None = None,
+    beside: nn.Module | None = None,
 ) -> None:
-    """Train `module` on in place, with base's optimizer and batch size."""
+    """Train `module` on in place, with base's optimizer, batch size and augmentation.
+
+    `on_update` and `beside` are `fit`'s.
+    """
     x, y = context.tensors()
     rate = options.learning_rate
-    settings = context.training.model_copy(
-        update={
-            "epochs": options.epochs,
-            "learning_rate": rate if rate is not None else context.training.learning_rate / 3,
-        }
+    settings = context.training.shortened(
+        options.epochs, rate if rate is not None else context.training.learning_rate / 3
     )
     if options.distill:
         if context.base is None:
             raise BuildError("there is no base to distill from")
         loss = distillation(
-            as_logits(predict(context.base, x), context.probabilities),
+            network_teacher(context.base, x, probabilities=context.probabilities),
             y,
             temperature=options.temperature,
             alpha=1.0,
             probabilities=context.probabilities,
         )
     else:
-        loss = cross_entropy(y, probabilities=context.probabilities)
+        loss = cross_entropy(
+            y, probabilities=context.probabilities, smoothing=settings.label_smoothing
+        )
     fit(
         module,
         x,
@@ -66,5 +68,7 @@ def finetune(
         seed=context.seed_for(f"{technique}/finetune"),
         what=f"after {technique}",
         on_epoch=context.on_epoch,
-        after_step=after_step,
+        on_update=on_update,
+        beside=beside,
+        checkpoint=context.checkpoint(f"{technique}/finetune"),
     )

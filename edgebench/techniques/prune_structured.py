@@ -48,7 +48,7 @@ class PruneStructured(TorchTechnique):
         """Prune, check that channels really went, and train on."""
         import torch_pruning as tp
 
-        example = _example(context)
+        example = context.example()
         layers = weight_layers(module)
         head = _last_layer(module, example)
         before = sum(p.numel() for p in module.parameters())
@@ -95,13 +95,9 @@ class PruneStructured(TorchTechnique):
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph().build_dependency(module, example_inputs=_example(context))
+            graph = tp.DependencyGraph().build_dependency(module, example_inputs=context.example())
             graph.load_pruning_history([tuple(entry) for entry in structure["history"]])
         return module.eval()
-
-
-def _example(context: Context) -> torch.Tensor:
-    return context.tensors()[0][:2]
 
 
 def _last_layer(module: nn.Module, example: torch.Tensor) -> WeightLayer:

@@ -66,7 +66,7 @@ class PruneUnstructured(TorchTechnique):
         _check(weights, options.ratio)
         if options.finetune is not None:
 
-            def keep_zeros() -> None:
+            def keep_zeros(*_: int) -> None:
                 with torch.no_grad():
                     for weight, mask in zip(weights, masks, strict=True):
                         weight.masked_fill_(mask, 0.0)
@@ -76,7 +76,7 @@ class PruneUnstructured(TorchTechnique):
                 options.finetune,
                 context,
                 technique=self.name,
-                after_step=keep_zeros,
+                on_update=keep_zeros,
             )
         achieved = _check(weights, options.ratio)
         return module.eval(), Outcome(notes=[f"{achieved:.1%} of the weights are zero"])

@@ -46,7 +46,7 @@ class Qat(TorchTechnique):
         """Trace, calibrate the ranges on training data, and train on."""
         import torch
 
-        from edgebench.training.fake_quant import ActivationQuantizer
+        from edgebench.quantization.fake_quant import ActivationQuantizer
 
         if "int8" not in context.precisions:
             raise BuildError("the target runs no int8", hint="see 'precisions' in its file")
@@ -67,7 +67,7 @@ class Qat(TorchTechnique):
         self, module: nn.Module, options: Any, structure: dict[str, Any], context: Context
     ) -> nn.Module:
         """The module with quantizers inserted."""
-        from edgebench.training.fake_quant import GRIDS
-        from edgebench.training.quantized_graph import quantized_graph
+        from edgebench.quantization.fake_quant import GRIDS
+        from edgebench.quantization.quantized_graph import quantized_graph
 
         return quantized_graph(module, GRIDS[context.int8])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebench.errors import BuildError, one_line
-from edgebench.recipe import Training
-from edgebench.training.losses import Loss
+from edgebench.training.augment import augment
+from edgebench.training.checkpoint import Progress
+from edgebench.training.losses import Batch, Loss
+from edgebench.training.optimizers import make_optimizer, rate_factor
+from edgebench.training_settings import Training
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 
 # Called after each epoch with (epochs done, epochs in all, mean loss).
 OnEpoch = Callable[[int, int, float], None]
+# Called after each update with (updates done, updates in all).
+OnUpdate = Callable[[int, int], None]
 
 
 @contextmanager
@@ -24,33 +30,50 @@ def deterministic(seed: int) -> Iterator[None]:
     """Torch's random draws start from `seed` inside, and go on as they were outside."""
     import torch
 
-    state = torch.random.get_rng_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.random.set_rng_state(state)
-        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+
+
+def training_device(settings: Training) -> torch.device:
+    """Where to train; raises BuildError where a GPU is asked for and there is none."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if settings.device == "cuda" and not there:
+        raise BuildError(
+            "torch finds no CUDA device to train on", hint="set training.device to auto or cpu"
+        )
+    return torch.device("cuda" if there and settings.device != "cpu" else "cpu")
 
 
 def fit(
     module: nn.Module,
-    inputs: torch.Tensor,
+    inputs: torch.Tensor | Sequence[torch.Tensor],
     loss: Loss,
     settings: Training,
     *,
     seed: int,
     what: str,
     on_epoch: OnEpoch | None = None,
-    after_step: Callable[[], None] | None = None,
+    on_update: OnUpdate | None = None,
+    beside: nn.Module | None = None,
+    checkpoint: Path | None = None,
 ) -> None:
-    """Train `module` in place on `inputs` [N, ...], and leave it in evaluation mode.
+    """Train `module` in place on `inputs`, and leave it on the processor in evaluation mode.
 
-    The learning rate falls to zero along a half cosine. `seed` decides the order of the examples
-    and dropout. `after_step` runs after each update (to keep pruned weights at zero).
+    `inputs`: one tensor [N, ...], or one for each input of the module. `seed` decides the order of
+    the examples, augmentation and dropout. `on_update` runs after each update (to keep pruned
+    weights at zero), and once more where averaged weights take the module's place. `beside` is
+    trained along (a loss's own layers). With `checkpoint`, a file, each epoch leaves all that it
+    takes to go on after a kill with the same bits. On CUDA, products are made in bfloat16.
 
     Raises
     ------
@@ -59,23 +82,53 @@ def fit(
     """
     import torch
 
-    n = len(inputs)
+    tensors = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
+    n = len(tensors[0])
+    device = training_device(settings)
+    layout = _layout(module, tensors)
+    _place(module, device, layout)
+    if beside is not None:
+        beside.to(device)
+    on_device = tuple(t.to(device) for t in tensors)
     order = torch.Generator().manual_seed(seed)
-    optimizer = _optimizer(module, settings, what)
+    parts = [module] if beside is None else [module, beside]
+    parameters = [p for part in parts for p in part.parameters() if p.requires_grad]
+    if not any(p.requires_grad for p in module.parameters()):
+        raise BuildError(f"training {what} failed: the model has no parameter to train")
+    optimizer = make_optimizer(parameters, settings)
     batches = math.ceil(n / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, batches * settings.epochs)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(settings, batches))
+    average = _average(module, settings)
+    progress = Progress(
+        module,
+        optimizer,
+        schedule,
+        order,
+        average,
+        beside,
+        identity=f"{what} {seed} {n} {settings.model_dump_json()}",
+    )
+    updates = batches * settings.epochs
     with deterministic(seed):
-        module.train()
-        for epoch in range(settings.epochs):
-            total = 0.0
-            for chosen in torch.split(torch.randperm(n, generator=order), settings.batch_size):
+        done = progress.load(checkpoint) if checkpoint is not None else 0
+        for part in parts:
+            part.train()
+        for epoch in range(done, settings.epochs):
+            total = torch.zeros((), device=device)
+            for number, chosen in enumerate(
+                torch.split(torch.randperm(n, generator=order), settings.batch_size)
+            ):
                 # Batch normalisation cannot learn from a single example that is left over.
                 if len(chosen) == 1 < min(n, settings.batch_size):
                     continue
+                batch = _batch(on_device, chosen, settings, order, layout)
                 optimizer.zero_grad(set_to_none=True)
                 try:
-                    value = loss(module(inputs[chosen]), chosen)
+                    with _precision(device):
+                        value = loss(module(*batch.inputs), batch)
                     value.backward()  # type: ignore[no-untyped-call]
+                except BuildError:
+                    raise
                 except Exception as error:
                     raise BuildError(
                         f"training {what} failed: {type(error).__name__}: "
@@ -83,38 +136,95 @@ def fit(
                         hint="the model must train on batches of the recipe's batch_size and give "
                         "one tensor",
                     ) from error
+                total += value.detach() * len(chosen)
+                # Waiting for a GPU at every update would leave it idle; there, once an epoch.
+                if device.type == "cpu" or number == batches - 1:
+                    _check_finite(float(total), what, epoch)
                 optimizer.step()
                 schedule.step()
-                if after_step is not None:
-                    after_step()
-                total += float(value.detach()) * len(chosen)
-            if not math.isfinite(total):
-                raise BuildError(
-                    f"training {what} diverged in epoch {epoch + 1}: the loss is not finite",
-                    hint="lower the learning rate",
-                )
+                if average is not None:
+                    average.update_parameters(module)
+                if on_update is not None:
+                    on_update(epoch * batches + number + 1, updates)
             if on_epoch is not None:
-                on_epoch(epoch + 1, settings.epochs, total / n)
-    module.eval()
+                on_epoch(epoch + 1, settings.epochs, float(total) / n)
+            if checkpoint is not None:
+                progress.save(checkpoint, epoch + 1)
+    if average is not None:
+        module.load_state_dict(average.module.state_dict())
+        if on_update is not None:
+            on_update(updates, updates)
+    for part in parts:
+        _place(part.eval(), torch.device("cpu"), torch.contiguous_format)
 
 
-def predict(module: nn.Module, inputs: torch.Tensor, batch: int = 256) -> torch.Tensor:
-    """The module's answers [N, C] in evaluation mode, without gradients."""
+def predict(
+    module: nn.Module, inputs: torch.Tensor | Sequence[torch.Tensor], batch: int = 256
+) -> torch.Tensor:
+    """The module's answers [N, ...] in evaluation mode, without gradients."""
     import torch
 
+    tensors = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     module.eval()
     with torch.no_grad():
-        return torch.cat([module(part) for part in torch.split(inputs, batch)])
+        return torch.cat(
+            [
+                module(*parts)
+                for parts in zip(*(torch.split(t, batch) for t in tensors), strict=True)
+            ]
+        )
 
 
-def _optimizer(module: nn.Module, settings: Training, what: str) -> torch.optim.Optimizer:
+def _batch(
+    inputs: tuple[torch.Tensor, ...],
+    chosen: torch.Tensor,
+    settings: Training,
+    order: torch.Generator,
+    layout: torch.memory_format,
+) -> Batch:
+    chosen = chosen.to(inputs[0].device)
+    parts = [t[chosen] for t in inputs]
+    changed = not settings.augment.nothing
+    if changed:
+        parts[0] = augment(parts[0], settings.augment, order)
+    parts = [p.contiguous(memory_format=layout) if p.dim() == 4 else p for p in parts]
+    return Batch(tuple(parts), chosen, augmented=changed)
+
+
+def _place(module: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
+    """Move a module in place; torch's type stubs know no memory format of modules."""
+    module.to(device)
+    module.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def _layout(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.memory_format:
+    """Channels last for convolutions over images: a third faster on a processor."""
+    import torch
+    from torch import nn
+
+    images = any(t.dim() == 4 for t in inputs)
+    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
+    return torch.channels_last if images and convolves else torch.contiguous_format
+
+
+def _precision(device: torch.device) -> AbstractContextManager[None]:
     import torch
 
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if not parameters:
-        raise BuildError(f"training {what} failed: the model has no parameter to train")
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, rate, weight_decay=decay)
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def _average(module: nn.Module, settings: Training) -> torch.optim.swa_utils.AveragedModel | None:
+    import torch
+
+    if settings.ema is None:
+        return None
+    rule = torch.optim.swa_utils.get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
+    return torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=rule, use_buffers=True)
+
+
+def _check_finite(total: float, what: str, epoch: int) -> None:
+    if not math.isfinite(total):
+        raise BuildError(
+            f"training {what} diverged in epoch {epoch + 1}: the loss is not finite",
+            hint="lower the learning rate",
+        )

@@ -3,24 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-
-# Given the answers [B, C] and which training examples [B] they belong to: the loss to minimise.
-Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+    from torch import nn
 
 
-def cross_entropy(labels: torch.Tensor, *, probabilities: bool = False) -> Loss:
+@dataclass(frozen=True)
+class Batch:
+    """What a network was shown in one update.
+
+    `inputs`: one tensor [B, ...] for each input of the module, augmented already; `chosen`: which
+    training examples these are, int64 [B]; `augmented`: whether the inputs differ from theirs.
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    chosen: torch.Tensor
+    augmented: bool = False
+
+
+# Given the answers [B, C] and the batch they answer: the loss to minimise, a scalar.
+Loss = Callable[["torch.Tensor", Batch], "torch.Tensor"]
+# Given a batch: a teacher's logits [B, C] for it.
+Teacher = Callable[[Batch], "torch.Tensor"]
+
+
+def cross_entropy(
+    labels: torch.Tensor, *, probabilities: bool = False, smoothing: float = 0.0
+) -> Loss:
     """The loss against the training labels [N]; see `as_logits` for `probabilities`."""
     from torch.nn import functional as F
 
-    return lambda answer, chosen: F.cross_entropy(as_logits(answer, probabilities), labels[chosen])
+    def loss(answer: torch.Tensor, batch: Batch) -> torch.Tensor:
+        targets = labels.to(answer.device)[batch.chosen]
+        return F.cross_entropy(
+            as_logits(answer, probabilities), targets, label_smoothing=smoothing
+        )
+
+    return loss
 
 
 def distillation(
-    teacher_logits: torch.Tensor,
+    teacher: Teacher,
     labels: torch.Tensor,
     *,
     temperature: float,
@@ -35,18 +62,46 @@ def distillation(
     import torch
     from torch.nn import functional as F
 
-    def loss(answer: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def loss(answer: torch.Tensor, batch: Batch) -> torch.Tensor:
         logits = as_logits(answer, probabilities)
         soft = F.kl_div(
             F.log_softmax(logits / temperature, dim=1),
-            F.log_softmax(teacher_logits[chosen] / temperature, dim=1),
+            F.log_softmax(teacher(batch) / temperature, dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        hard = F.cross_entropy(logits, labels[chosen])
+        hard = F.cross_entropy(logits, labels.to(logits.device)[batch.chosen])
         return torch.add((1 - alpha) * hard, soft, alpha=alpha * temperature**2)
 
     return loss
+
+
+def network_teacher(
+    module: nn.Module, inputs: torch.Tensor, *, probabilities: bool = False
+) -> Teacher:
+    """A trained network as a teacher: its logits for the batch as the student sees it.
+
+    `inputs` are the training examples [N, ...]: where nothing is augmented, the teacher is asked
+    once for each of them.
+    """
+    import torch
+
+    from edgebench.training.loop import predict
+
+    # A copy: where the student trains on a GPU, its teacher goes there too.
+    network = deepcopy(module).eval()
+    remembered: list[torch.Tensor] = []
+
+    def teach(batch: Batch) -> torch.Tensor:
+        device = batch.inputs[0].device
+        if not batch.augmented:
+            if not remembered:
+                remembered.append(as_logits(predict(network, inputs), probabilities).to(device))
+            return remembered[0][batch.chosen]
+        with torch.no_grad():
+            return as_logits(network.to(device)(*batch.inputs), probabilities)
+
+    return teach
 
 
 def as_logits(answer: torch.Tensor, probabilities: bool) -> torch.Tensor:

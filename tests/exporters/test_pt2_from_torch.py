@@ -56,8 +56,8 @@ def test_parameters_and_zeros_are_counted(data, network, tmp_path: Path) -> None
 
 
 def test_a_quantized_module_keeps_its_integer_weights(data, network, tmp_path: Path) -> None:
-    from edgebench.training.fake_quant import GRIDS
-    from edgebench.training.quantized_graph import quantized_graph
+    from edgebench.quantization.fake_quant import GRIDS
+    from edgebench.quantization.quantized_graph import quantized_graph
 
     module = quantized_graph(network("lenet"), GRIDS["u8s8"])
     module.train()

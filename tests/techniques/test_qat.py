@@ -11,7 +11,7 @@ from torch import nn
 from edgebench.errors import BuildError
 from edgebench.exporters.onnx_from_torch import export_onnx
 from edgebench.techniques.base import TECHNIQUES
-from edgebench.training.fake_quant import GRIDS, Grid
+from edgebench.quantization.fake_quant import GRIDS, Grid
 from edgebench.training.loop import deterministic
 
 QAT = TECHNIQUES.get("qat")

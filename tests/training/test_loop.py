@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgebench.errors import BuildError
-from edgebench.recipe import Training
+from edgebench.training_settings import Training
 from edgebench.training.loop import deterministic, fit, predict
 from edgebench.training.losses import cross_entropy
 
@@ -152,7 +152,7 @@ def test_the_learning_rate_falls_to_zero(tensors) -> None:
     weight = module[-1].weight
     last = weight.detach().clone()
 
-    def measure() -> None:
+    def measure(*_: int) -> None:
         nonlocal last
         steps.append(float((weight.detach() - last).norm()))
         last = weight.detach().clone()
@@ -164,7 +164,7 @@ def test_the_learning_rate_falls_to_zero(tensors) -> None:
         SETTINGS.model_copy(update={"epochs": 4}),
         seed=0,
         what="base",
-        after_step=measure,
+        on_update=measure,
     )
     assert len(steps) == 4 * math.ceil(300 / 32)
     assert steps[-1] < 0.05 * max(steps)

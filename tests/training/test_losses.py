@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgebench.recipe import Training
+from edgebench.training_settings import Training
 from edgebench.training.loop import deterministic, fit, predict
 from edgebench.training.losses import as_logits, cross_entropy, distillation
 

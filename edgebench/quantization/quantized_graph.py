@@ -12,7 +12,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
 from edgebench.errors import BuildError, one_line
-from edgebench.training.fake_quant import (
+from edgebench.quantization.fake_quant import (
     ActivationQuantizer,
     Grid,
     QuantizedConv2d,

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from edgebench.errors import BuildError
 from edgebench.exporters.onnx_from_torch import export_onnx
 from edgebench.techniques.base import TECHNIQUES
-from edgebench.training.fake_quant import GRIDS, ActivationQuantizer, QuantizedConv2d
+from edgebench.quantization.fake_quant import GRIDS, ActivationQuantizer, QuantizedConv2d
 from edgebench.training.loop import deterministic, predict
-from edgebench.training.quantized_graph import quantized_graph
+from edgebench.quantization.quantized_graph import quantized_graph
 
 GRID = GRIDS["u8s8-reduced"]
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from edgebench.exporters.onnx_from_torch import export_onnx
-from edgebench.training.fake_quant import (
+from edgebench.quantization.fake_quant import (
     GRIDS,
     SMALLEST_SCALE,
     ActivationQuantizer,
@@ -22,7 +22,7 @@ from edgebench.training.fake_quant import (
     prepare_for_export,
 )
 from edgebench.training.loop import deterministic, predict
-from edgebench.training.quantized_graph import quantized_graph
+from edgebench.quantization.quantized_graph import quantized_graph
 
 NAMES = list(GRIDS)
 

@@ -1,0 +1,1 @@
+"""Quantized arithmetic for training and for files: grids, graphs, calibration."""
