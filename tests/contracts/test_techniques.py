@@ -19,7 +19,7 @@ from edgebench.techniques.base import TECHNIQUES, OnnxTechnique, Options, TorchT
 
 # A value for each option that has no default. A technique with another one adds it here.
 REQUIRED: dict[str, Any] = {"ratio": 0.5}
-QUICK = {"epochs": 1, "examples": 64}
+QUICK = {"epochs": 1, "examples": 64, "ratio": 0.5}
 
 NAMES = TECHNIQUES.names()
 ON_TORCH = [name for name, kind in TECHNIQUES.items() if issubclass(kind, TorchTechnique)]

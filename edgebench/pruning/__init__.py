@@ -1,0 +1,1 @@
+"""Pruning: which weights or channels go, and how many of each layer."""
