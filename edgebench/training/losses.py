@@ -25,6 +25,9 @@ class Batch:
     augmented: bool = False
 
 
+# How many examples a teacher is asked at a time.
+PIECE = 256
+
 # Given the answers [B, C] and the batch they answer: the loss to minimise, a scalar.
 Loss = Callable[["torch.Tensor", Batch], "torch.Tensor"]
 # Given a batch: a teacher's logits [B, C] for it.
@@ -39,9 +42,7 @@ def cross_entropy(
 
     def loss(answer: torch.Tensor, batch: Batch) -> torch.Tensor:
         targets = labels.to(answer.device)[batch.chosen]
-        return F.cross_entropy(
-            as_logits(answer, probabilities), targets, label_smoothing=smoothing
-        )
+        return F.cross_entropy(as_logits(answer, probabilities), targets, label_smoothing=smoothing)
 
     return loss
 
@@ -82,24 +83,28 @@ def network_teacher(
     """A trained network as a teacher: its logits for the batch as the student sees it.
 
     `inputs` are the training examples [N, ...]: where nothing is augmented, the teacher is asked
-    once for each of them.
+    once for each of them. It answers in float32 on whatever device the student trains.
     """
     import torch
-
-    from edgebench.training.loop import predict
 
     # A copy: where the student trains on a GPU, its teacher goes there too.
     network = deepcopy(module).eval()
     remembered: list[torch.Tensor] = []
 
+    def ask(*parts: torch.Tensor) -> torch.Tensor:
+        # Rounded to bfloat16, large logits would differ by more than what there is to learn.
+        with torch.no_grad(), torch.autocast(parts[0].device.type, enabled=False):
+            return as_logits(network(*parts), probabilities)
+
     def teach(batch: Batch) -> torch.Tensor:
         device = batch.inputs[0].device
-        if not batch.augmented:
-            if not remembered:
-                remembered.append(as_logits(predict(network, inputs), probabilities).to(device))
-            return remembered[0][batch.chosen]
-        with torch.no_grad():
-            return as_logits(network.to(device)(*batch.inputs), probabilities)
+        network.to(device)
+        if batch.augmented:
+            return ask(*batch.inputs)
+        if not remembered:
+            parts = torch.split(inputs, PIECE)
+            remembered.append(torch.cat([ask(part.to(device)) for part in parts]))
+        return remembered[0][batch.chosen]
 
     return teach
 
@@ -107,6 +112,11 @@ def network_teacher(
 def as_logits(answer: torch.Tensor, probabilities: bool) -> torch.Tensor:
     """A model's answer as logits: the logarithm, where the model itself ends in a softmax.
 
-    A loss that takes the softmax of a softmax learns, but badly, and nobody is told.
+    A loss that takes the softmax of a softmax learns, but badly, and nobody is told. Answers in
+    half precision become float32, in which a temperature divides them without rounding.
     """
+    import torch
+
+    if answer.dtype in (torch.float16, torch.bfloat16):
+        answer = answer.float()
     return answer.clamp_min(1e-12).log() if probabilities else answer

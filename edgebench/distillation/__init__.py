@@ -1,0 +1,1 @@
+"""Knowledge distillation: who teaches, and what a student learns from a teacher."""
