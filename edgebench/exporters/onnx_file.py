@@ -11,6 +11,7 @@ from edgebench.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
 
 # The inputs of the integer operators that can be weights; all their others are scales, zero points
 # or activations.
@@ -107,34 +108,59 @@ def check_fits(
 def count_parameters(model: onnx.ModelProto) -> tuple[int, int]:
     """How many numbers the weight tensors hold, and how many of them are zero.
 
-    Scales and zero points of quantization, statistics of batch normalisation and integer constants
-    (shapes, axes) are no weights.
+    A number counts as one whatever its bits, also where several share a byte; padding counts as
+    none. Scales and zero points of quantization, statistics of batch normalisation and integer
+    constants (shapes, axes) are no weights.
     """
     import numpy as np
     from onnx import TensorProto, numpy_helper
 
-    helpers: set[str] = set()
-    quantized: set[str] = set()
-    tensors = [(tensor.name, tensor) for tensor in model.graph.initializer]
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                tensors[node.output[0]] = attribute.t
+    integers, others = _integer_weights(model)
+    packed = {n.input[1]: n for n in model.graph.node if n.op_type == "MatMulNBits"}
+    floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+    total = zeros = 0
+    for name, tensor in tensors.items():
+        if name in packed:
+            values: NDArray[Any] = _unpacked(packed[name], tensors)
+        elif tensor.dims and (
+            name in integers or (tensor.data_type in floats and name not in others)
+        ):
+            values = numpy_helper.to_array(tensor)
+        else:
+            continue
+        total += values.size
+        zeros += values.size - int(np.count_nonzero(values))
+    return total, zeros
+
+
+def _integer_weights(model: onnx.ModelProto) -> tuple[set[str], set[str]]:
+    """The tensors that can be weights of integer operators, and those that are none anywhere."""
+    weights: set[str] = set()
+    others: set[str] = set()
+    dynamic = {n.output[1] for n in model.graph.node if n.op_type == "DynamicQuantizeLinear"}
     for node in model.graph.node:
         if node.op_type == "BatchNormalization":
-            helpers.update(node.input[3:5])
-        elif node.op_type == "Constant":
-            tensors += [(node.output[0], a.t) for a in node.attribute if a.name == "value"]
+            others.update(node.input[3:5])
+        elif node.op_type == "Mul" and not dynamic.isdisjoint(node.input):
+            # The scale of an activation, found at each inference, times that of a weight.
+            others.update(node.input)
+        elif node.op_type == "MatMulNBits":
+            # Its sixth input is a bias.
+            others.update(node.input[2:5])
         elif node.op_type in INTEGER_WEIGHTS:
             places = INTEGER_WEIGHTS[node.op_type]
             for place, name in enumerate(node.input):
-                (quantized if place in places else helpers).add(name)
-    floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-    total = zeros = 0
-    for name, tensor in tensors:
-        if name in helpers - quantized or not tensor.dims:
-            continue
-        if tensor.data_type in floats or name in quantized:
-            values = numpy_helper.to_array(tensor)
-            total += values.size
-            zeros += values.size - int(np.count_nonzero(values))
-    return total, zeros
+                (weights if place in places else others).add(name)
+    for node in model.graph.node:
+        # A weight of fewer bits than the kernels take stands behind a Cast.
+        if node.op_type == "Cast" and node.output[0] in weights:
+            weights.add(node.input[0])
+    return weights, others - weights
 
 
 def compressed_size(path: Path) -> int:
@@ -145,6 +171,37 @@ def compressed_size(path: Path) -> int:
         while chunk := stream.read(1 << 20):
             size += len(compressor.compress(chunk))
     return size + len(compressor.flush())
+
+
+def _unpacked(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> NDArray[Any]:
+    """The integers [N, K] of a MatMulNBits' weight, less their zero points.
+
+    Source: ONNX Runtime's contrib operators, "MatMulNBits".
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    settings = {attribute.name: attribute.i for attribute in node.attribute}
+    bits, inputs, channels = settings.get("bits", 4), settings["K"], settings["N"]
+    block = settings["block_size"]
+    blocks = -(-inputs // block)
+
+    def split(array: NDArray[Any], width: int) -> NDArray[Any]:
+        parts = array.reshape(channels, -1, 1) >> np.arange(0, 8, bits, dtype=np.uint8)
+        flat: NDArray[Any] = (parts & (2**bits - 1)).reshape(channels, -1)[:, :width]
+        return flat.astype(np.int64)
+
+    weight = split(numpy_helper.to_array(tensors[node.input[1]]), blocks * block)
+    given = tensors.get(node.input[3]) if len(node.input) > 3 else None
+    zero: Any = 2 ** (bits - 1)
+    if given is not None:
+        points = numpy_helper.to_array(given)
+        # Zero points are packed as the weights are, or floats, one a block.
+        packed = points.dtype == np.uint8
+        zero = split(points, blocks) if packed else points.reshape(channels, blocks)
+        zero = np.repeat(zero, block, axis=1)
+    numbers: NDArray[Any] = (weight - zero)[:, :inputs]
+    return numbers
 
 
 def _shape(value: Any) -> tuple[int | None, ...]:

@@ -261,6 +261,110 @@ def test_half_precision_has_the_parameters_of_the_float_file(
     assert count_parameters(read_onnx(path))[0] == expected
 
 
+def test_bfloat16_has_the_parameters_of_the_float_file(
+    exported, context, tools, tmp_path: Path
+) -> None:
+    path = tmp_path / "bf16.onnx"
+    options = tools.options_of("cast", dtype="bf16")
+    TECHNIQUES.get("cast")().apply(exported("resnet8"), path, options, context(precisions=["bf16"]))
+    assert count_parameters(read_onnx(path)) == count_parameters(read_onnx(exported("resnet8")))
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.UINT4])
+@pytest.mark.parametrize("block", [0, 4])
+def test_numbers_that_share_a_byte_count_each(kind: int, block: int) -> None:
+    # Fifteen numbers in eight bytes, three of them zero.
+    numbers = [1, 2, 0, 3, 4, 0, 5, 6, 7, 1, 0, 2, 3, 4, 5]
+    tensor = helper.make_tensor("w", kind, [5, 3], numbers)
+    scales = np.ones((2, 3) if block else 3, np.float32)
+    settings = {"axis": 0, "block_size": block} if block else {"axis": 1}
+    model = model_of(
+        [
+            helper.make_node("DequantizeLinear", ["w", "s"], ["f"], **settings),
+            helper.make_node("MatMul", ["x", "f"], ["y"]),
+        ],
+        [value("x", FLOAT, ["N", 5])],
+        [value("y", FLOAT, ["N", 3])],
+        [("s", scales)],
+    )
+    model.graph.initializer.append(tensor)
+    model.opset_import[0].version, model.ir_version = 21, 10
+    onnx.checker.check_model(model, full_check=True)
+    assert count_parameters(model) == (15, 3)
+
+
+def test_a_weight_behind_a_cast_counts() -> None:
+    model = model_of(
+        [
+            helper.make_node("Cast", ["w"], ["i"], to=TensorProto.INT8),
+            helper.make_node("DequantizeLinear", ["i", "s", "z"], ["f"], axis=1),
+            helper.make_node("MatMul", ["x", "f"], ["y"]),
+        ],
+        [value("x", FLOAT, ["N", 2])],
+        [value("y", FLOAT, ["N", 3])],
+        [("s", np.ones(3, np.float32)), ("z", np.zeros(3, np.int8))],
+    )
+    model.graph.initializer.append(
+        helper.make_tensor("w", TensorProto.INT4, [2, 3], [1, 0, 2, -8, 0, 7])
+    )
+    model.opset_import[0].version, model.ir_version = 21, 10
+    onnx.checker.check_model(model, full_check=True)
+    assert count_parameters(model) == (6, 2)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("points", ["none", "packed", "float"])
+def test_packed_weights_of_matmul_nbits(bits: int, points: str) -> None:
+    inputs, channels, block = 40, 3, 16
+    blocks, per_byte = 3, 8 // bits
+    rng = np.random.default_rng(bits)
+    zero = rng.integers(0, 2**bits, (channels, blocks))
+    if points == "none":
+        zero[:] = 2 ** (bits - 1)
+    integers = rng.integers(0, 2**bits, (channels, blocks * block))
+    # Padding that looks like zeros is no weight.
+    spread = np.repeat(zero, block, axis=1)
+    integers[:, inputs:] = spread[:, inputs:]
+    integers[:, :5] = spread[:, :5]
+    expected = int((integers == spread)[:, :inputs].sum())
+    assert expected >= 15
+
+    def pack(numbers: np.ndarray) -> np.ndarray:
+        rows = np.pad(numbers, ((0, 0), (0, -numbers.shape[1] % per_byte)))
+        parts = rows.reshape(channels, -1, per_byte) << (bits * np.arange(per_byte))
+        return parts.sum(axis=2).astype(np.uint8)
+
+    tensors = [
+        ("w", pack(integers).reshape(channels, blocks, -1)),
+        ("s", np.ones((channels, blocks), np.float32)),
+        ("b", np.float32([1, 0, 2])),
+    ]
+    names = ["x", "w", "s", "", "", "b"]
+    if points != "none":
+        names[3] = "z"
+        tensors.append(("z", pack(zero) if points == "packed" else zero.astype(np.float32)))
+    sizes = {"K": inputs, "N": channels, "bits": bits, "block_size": block}
+    model = model_of(
+        [helper.make_node("MatMulNBits", names, ["y"], domain="com.microsoft", **sizes)],
+        [value("x", FLOAT, ["N", inputs])],
+        [value("y", FLOAT, ["N", channels])],
+        tensors,
+    )
+    # The bias has three numbers, one of them zero.
+    assert count_parameters(model) == (inputs * channels + 3, expected + 1)
+
+
+def test_scales_of_dynamic_quantization_are_no_parameters(exported, tmp_path: Path) -> None:
+    from edgebench.quantization.dynamic import quantize_dynamically
+
+    path = tmp_path / "dynamic.onnx"
+    quantize_dynamically(exported("lenet"), path, per_channel=True, reduce_range=True, exclude=[])
+    scales = [t for t in onnx.load(path).graph.initializer if "scale" in t.name and t.dims]
+    assert scales
+    expected = count_parameters(read_onnx(exported("lenet")))[0]
+    assert count_parameters(onnx.load(path))[0] == expected
+
+
 def test_integer_operators_have_parameters_too(data, exported, tmp_path: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 

@@ -1,0 +1,127 @@
+"""What ONNX Runtime on this host's processor makes of a file: its answers, and what it runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebench.agent.runtimes.onnxruntime import plain_message
+from edgebench.errors import BuildError
+
+# For a size that is not fixed: the first axis is the batch, the others are mostly an image's.
+BATCH, OTHER = 2, 32
+
+# Operators that only move or convert values, so that the type they have them in is no arithmetic.
+MOVING = {
+    *("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "ReorderInput"),
+    *("ReorderOutput", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Tile", "Transpose"),
+    "Unsqueeze",
+}
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of an inference; `dtype` is its first result's, as ONNX Runtime names it."""
+
+    name: str
+    dtype: str
+
+
+def answers(model: Path | bytes) -> list[NDArray[Any]]:
+    """The outputs for made-up inputs, without graph optimisation: what the file itself says."""
+    return _run(model, optimised=False)
+
+
+def operators_run(path: Path) -> list[Operator]:
+    """The operators of one inference on made-up inputs, after all graph optimisation."""
+    with tempfile.TemporaryDirectory(prefix="edgebench-profile-") as folder:
+        profile = Path(folder) / "profile"
+        _run(path, optimised=True, profile=profile)
+        (written,) = Path(folder).iterdir()
+        events = json.loads(written.read_text(encoding="utf-8"))
+    found = []
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            results = event["args"].get("output_type_shape") or [{}]
+            found.append(Operator(event["args"]["op_name"], next(iter(results[0]), "")))
+    return found
+
+
+def computed_in_float32(operators: list[Operator]) -> tuple[int, int]:
+    """How many operators compute in float32, and how many compute in floats of any size."""
+    floats = [
+        operator.dtype
+        for operator in operators
+        if operator.name not in MOVING and operator.dtype in {"float", "float16", "bfloat16"}
+    ]
+    return floats.count("float"), len(floats)
+
+
+@contextmanager
+def quiet_logging() -> Iterator[None]:
+    """Keep the quantizers' log off the user's screen, and the root logger as it was.
+
+    Some of ONNX Runtime's modules give the root logger a handler and a level when imported.
+    """
+    root = logging.getLogger()
+    handlers, level, disabled = list(root.handlers), root.level, logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _run(
+    model: Path | bytes, *, optimised: bool, profile: Path | None = None
+) -> list[NDArray[Any]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    try:
+        session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        given: list[NDArray[Any]] = session.run(None, _made_up(session))
+    except Exception as error:
+        # ONNX Runtime's exceptions have no common class of their own.
+        raise BuildError(f"ONNX Runtime cannot run the file: {plain_message(error)}") from error
+    if profile is not None:
+        session.end_profiling()
+    return given
+
+
+def _made_up(session: Any) -> dict[str, NDArray[Any]]:
+    """Inputs of the right shapes and types, always the same: normal floats, zeros else."""
+    rng = np.random.default_rng(0)
+    feed: dict[str, NDArray[Any]] = {}
+    for entry in session.get_inputs():
+        shape = [
+            size if isinstance(size, int) and size > 0 else (OTHER if axis else BATCH)
+            for axis, size in enumerate(entry.shape)
+        ]
+        kind = entry.type.removeprefix("tensor(").removesuffix(")")
+        dtype = {"float": "float32", "double": "float64"}.get(kind, kind)
+        values = rng.standard_normal(shape)
+        feed[entry.name] = (values if "float" in dtype else np.zeros(shape)).astype(dtype)
+    return feed
