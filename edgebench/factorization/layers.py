@@ -1,0 +1,197 @@
+"""Find the layers of a module that can be factorized, count their work, and replace them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import skip_init
+
+from edgebench.errors import BuildError, one_line
+from edgebench.factorization.base import Ranks, Use
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+COUNTED = (*CONVOLUTIONS, nn.Linear)
+
+
+def watched(
+    module: nn.Module, example: torch.Tensor, see: Callable[[nn.Module, Any, Any], None]
+) -> None:
+    """Run `module` once on `example` [N, ...], and let `see` know each call of a counted layer."""
+
+    def hook(layer: nn.Module, inputs: tuple[Any, ...], answer: Any) -> None:
+        see(layer, inputs[0], answer)
+
+    training = {part: part.training for part in module.modules()}
+    hooks = [
+        part.register_forward_hook(hook) for part in module.modules() if isinstance(part, COUNTED)
+    ]
+    try:
+        with torch.no_grad():
+            module.eval()(example)
+    except Exception as error:
+        raise BuildError(
+            f"the model cannot be run: {type(error).__name__}: {one_line(str(error), 200)}"
+        ) from error
+    finally:
+        for one in hooks:
+            one.remove()
+        for part, before in training.items():
+            part.training = before
+
+
+def count_macs(module: nn.Module, example: torch.Tensor) -> int:
+    """Multiply-accumulates of one example in convolutions and dense layers, biases not counted."""
+    total = 0
+
+    def see(layer: nn.Module, _: Any, answer: torch.Tensor) -> None:
+        nonlocal total
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)  # noqa: S101 - only such layers are watched
+        channels = answer.shape[1] if isinstance(layer, CONVOLUTIONS) else answer.shape[-1]
+        total += answer.numel() // channels // len(example) * weight.numel()
+
+    watched(module, example, see)
+    return total
+
+
+def uses(module: nn.Module, example: torch.Tensor) -> dict[nn.Module, Use]:
+    """Where each 2-D convolution and dense layer works; those that never run are not in it.
+
+    A layer whose weight is read without calling it does not run, and cannot be replaced.
+    """
+    found: dict[nn.Module, Use] = {}
+
+    def see(layer: nn.Module, given: torch.Tensor, answer: torch.Tensor) -> None:
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+            return
+        use = found.setdefault(layer, Use())
+        if isinstance(layer, nn.Linear):
+            vectors = answer.numel() // answer.shape[-1] // len(example)
+            use.inputs += vectors
+            use.outputs += vectors
+        else:
+            use.inputs += given.shape[-2] * given.shape[-1]
+            use.outputs += answer.shape[-2] * answer.shape[-1]
+            use.between += answer.shape[-2] * given.shape[-1]
+
+    watched(module, example, see)
+    return found
+
+
+def why_not(layer: nn.Module, tied: Counter[int]) -> str | None:
+    """Why a layer is not one to factorize; None where it is. `tied`: `owners` of its module."""
+    if type(layer) not in {nn.Conv2d, nn.Linear}:
+        return "is no plain 2-D convolution or dense layer"
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        return "is grouped or depthwise, which is a factor already"
+    if tied[id(layer.weight)] > 1:
+        return "shares its weight with another layer"
+    return None
+
+
+def owners(module: nn.Module) -> Counter[int]:
+    """How many layers hold each parameter, by its id."""
+    return Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
+
+
+def empty_layers(layer: nn.Conv2d | nn.Linear, kind: str, ranks: Ranks) -> nn.Sequential:
+    """The chain of layers that `kind` makes of `layer`, its weights not set.
+
+    Stride, padding and dilation stand in the layer that has the kernel. Zero padding stays exact,
+    and so do the other modes: no layer before the last has a bias, so that each commutes with them.
+    """
+    bias = layer.bias is not None
+    if isinstance(layer, nn.Linear):
+        first = _made(nn.Linear, layer, layer.in_features, ranks[0], bias=False)
+        return nn.Sequential(
+            first, _made(nn.Linear, layer, ranks[0], layer.out_features, bias=bias)
+        )
+    inputs, outputs = layer.in_channels, layer.out_channels
+    if kind == "svd":
+        return nn.Sequential(
+            _kernel(layer, inputs, ranks[0], bias=False),
+            _made(nn.Conv2d, layer, ranks[0], outputs, 1, bias=bias),
+        )
+    if kind == "spatial":
+        return nn.Sequential(
+            _kernel(layer, inputs, ranks[0], bias=False, axes=(0,)),
+            _kernel(layer, ranks[0], outputs, bias=bias, axes=(1,)),
+        )
+    if kind == "cp":
+        rank = ranks[0]
+        return nn.Sequential(
+            _made(nn.Conv2d, layer, inputs, rank, 1, bias=False),
+            _kernel(layer, rank, rank, bias=False, groups=rank),
+            _made(nn.Conv2d, layer, rank, outputs, 1, bias=bias),
+        )
+    r_out, r_in = ranks
+    parts: list[nn.Module] = []
+    if r_in < inputs:
+        parts.append(_made(nn.Conv2d, layer, inputs, r_in, 1, bias=False))
+    parts.append(_kernel(layer, r_in, r_out, bias=bias and r_out == outputs))
+    if r_out < outputs:
+        parts.append(_made(nn.Conv2d, layer, r_out, outputs, 1, bias=bias))
+    return nn.Sequential(*parts)
+
+
+def _made(kind: type[nn.Module], like: nn.Module, *sizes: Any, **options: Any) -> nn.Module:
+    """A layer with unset weights: nothing is drawn, since they are all to be set."""
+    weight = like.weight
+    assert isinstance(weight, torch.Tensor)  # noqa: S101 - a convolution or dense layer
+    place = {"device": weight.device, "dtype": weight.dtype}
+    made: nn.Module = skip_init(kind, *sizes, **place, **options)  # type: ignore[no-untyped-call]
+    return made.train(like.training)
+
+
+def _kernel(
+    layer: nn.Conv2d,
+    inputs: int,
+    outputs: int,
+    *,
+    bias: bool,
+    axes: tuple[int, ...] = (0, 1),
+    groups: int = 1,
+) -> nn.Module:
+    """A convolution like `layer` along `axes` (0: rows, 1: columns), and pointwise along others."""
+
+    def along(value: tuple[int, ...], neutral: int) -> tuple[int, ...]:
+        return tuple(v if axis in axes else neutral for axis, v in enumerate(value))
+
+    return _made(
+        nn.Conv2d,
+        layer,
+        inputs,
+        outputs,
+        along(layer.kernel_size, 1),
+        stride=along(layer.stride, 1),
+        padding=layer.padding if isinstance(layer.padding, str) else along(layer.padding, 0),
+        dilation=along(layer.dilation, 1),
+        padding_mode=layer.padding_mode,
+        groups=groups,
+        bias=bias,
+    )
+
+
+def filled(chain: nn.Sequential, weights: list[torch.Tensor], layer: nn.Module) -> nn.Sequential:
+    """`chain` with these weights, and the bias of `layer` in its last part."""
+    with torch.no_grad():
+        for part, weight in zip(chain, weights, strict=True):
+            held = part.weight
+            assert isinstance(held, nn.Parameter)  # noqa: S101 - a convolution or dense layer
+            held.copy_(weight)
+        if isinstance(layer.bias, torch.Tensor) and isinstance(chain[-1].bias, torch.Tensor):
+            chain[-1].bias.copy_(layer.bias)
+    return chain
+
+
+def replace(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` stands in `module`, under each of its names."""
+    for part in module.modules():
+        # named_children gives a child once, whatever its names.
+        for name, child in list(part._modules.items()):
+            if child is old:
+                setattr(part, name, new)
