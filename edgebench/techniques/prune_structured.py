@@ -2,142 +2,258 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from edgebench.errors import BuildError, one_line
+from edgebench.data.splitting import stratified_part
+from edgebench.errors import BuildError
+from edgebench.pruning.layer_names import check_name, listed, within
 from edgebench.techniques.base import (
     TECHNIQUES,
     Context,
     Options,
     Outcome,
     TorchTechnique,
-    WeightLayer,
     weight_layers,
 )
 from edgebench.techniques.finetune import Finetune, finetune
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
+
+    from edgebench.pruning.budget import Counts
+    from edgebench.pruning.channels import Group
 
 
 class PruneStructuredOptions(Options):
     """Options of `prune-structured`."""
 
-    ratio: float = Field(gt=0, lt=1, description="share of the channels of each layer that go")
-    importance: Literal["l1", "l2"] = Field("l2", description="norm that ranks the channels")
-    round_to: int | None = Field(None, ge=2, le=256, description="keep a multiple of so many")
-    finetune: Finetune | None = Field(None, description="train on with fewer channels")
+    ratio: float | None = Field(
+        gt=0, lt=1, description="share that goes, of what `of` says; null: heads alone go"
+    )
+    of: Literal["channels", "parameters", "macs", "latency"] = Field(
+        "channels",
+        description="what the ratio is a share of: for latency, of base's, measured on the target",
+    )
+    importance: Literal[
+        "l1", "l2", "group-norm", "taylor", "hessian", "fpgm", "bn-scale", "lamp", "random"
+    ] = Field("l2", description="what ranks the channels")
+    allocation: Literal["local", "global", "sensitivity"] = Field(
+        "local",
+        description="the same share of each layer, one ranking of all, or by what each layer's "
+        "pruning alone costs in accuracy",
+    )
+    round_to: Annotated[int, Field(ge=2, le=256)] | Literal["auto"] | None = Field(
+        None,
+        description="round the channels that stay down to a multiple; auto: of the target's "
+        "vector width, where a layer keeps as many",
+    )
+    heads: float | None = Field(
+        None, gt=0, lt=1, description="share of the attention heads that go; none: they get thinner"
+    )
+    layers: list[str] | None = Field(
+        None, min_length=1, description="prune these layers alone, and what is tied to them"
+    )
+    exclude: list[str] = Field(default_factory=list, description="layers that keep their channels")
+    examples: int = Field(
+        128, ge=1, le=100000, description="of training, for the gradients of taylor and hessian"
+    )
+    iterations: int = Field(
+        1, ge=1, le=100, description="prune in so many equal steps, with training after each"
+    )
+    finetune: Finetune | None = Field(
+        None, description="train on with fewer channels, its epochs shared among the iterations"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PruneStructuredOptions:
+        if self.ratio is None and self.heads is None:
+            raise ValueError("give a ratio, heads or both: nothing would be pruned")
+        if self.ratio is None and (self.of != "channels" or self.allocation == "sensitivity"):
+            raise ValueError("'of' and 'allocation: sensitivity' need a ratio")
+        if self.heads is not None and self.importance == "bn-scale":
+            raise ValueError("bn-scale cannot rank heads: no batch normalisation follows them")
+        if self.iterations > 1 and self.finetune is None:
+            raise ValueError("iterations train after each step: give finetune")
+        if self.finetune is not None and self.finetune.epochs < self.iterations:
+            raise ValueError(
+                f"{self.iterations} iterations cannot share {self.finetune.epochs} epochs of "
+                "finetune: one each at least"
+            )
+        if both := sorted(set(self.layers or ()) & set(self.exclude)):
+            raise ValueError(f"'{both[0]}' is in layers and in exclude")
+        return self
 
 
 @TECHNIQUES.register("prune-structured")
 class PruneStructured(TorchTechnique):
-    """Remove the weakest channels of every layer but the last, with all that depends on them.
+    """Remove the channels and attention heads worth least, with all that depends on them.
 
-    Source: torch-pruning; Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023.
+    Layers that feed the outputs keep theirs. Source: torch-pruning; Fang et al., "DepGraph: Towards
+    Any Structural Pruning", CVPR 2023; of the criteria, see `pruning.importance`.
     """
 
     name = "prune-structured"
-    summary = "whole channels go (torch-pruning, per layer, by their norm)"
+    summary = "whole channels and heads go, to a share of channels, MACs or measured latency"
     Options: ClassVar[type[Options]] = PruneStructuredOptions
 
-    def apply(self, module: nn.Module, options: Any, context: Context) -> tuple[nn.Module, Outcome]:
-        """Prune, check that channels really went, and train on."""
-        import torch_pruning as tp
+    def measures(self, options: Any) -> bool:
+        """Latencies are the target's own, and so is the width of its vectors."""
+        return bool(options.of == "latency" or options.round_to == "auto")
 
-        example = context.example()
-        layers = weight_layers(module)
-        head = _last_layer(module, example)
-        before = sum(p.numel() for p in module.parameters())
-        norm = 1 if options.importance == "l1" else 2
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                # Fresh mappings: the defaults are shared between calls, and changed by them.
-                pruner = tp.BasePruner(
-                    module,
-                    example,
-                    importance=tp.importance.MagnitudeImportance(p=norm),
-                    global_pruning=False,
-                    pruning_ratio=options.ratio,
-                    ignored_layers=[head],
-                    round_to=options.round_to,
-                    in_channel_groups={},
-                    out_channel_groups={},
-                    num_heads={},
-                )
-                widths = _widths(layers)
-                pruner.step()
-        except Exception as error:
+    def apply(self, module: nn.Module, options: Any, context: Context) -> tuple[nn.Module, Outcome]:
+        """Decide how many channels of each layer go, take them out, and train on.
+
+        How many is decided once; which, before each iteration anew.
+        """
+        from edgebench.pruning.budget import step_of
+        from edgebench.pruning.channels import remove
+        from edgebench.pruning.structured_plan import Plan
+
+        if options.of == "latency" and context.latency_ratios is None:
             raise BuildError(
-                f"torch-pruning cannot prune this model: {type(error).__name__}: "
-                f"{one_line(str(error), 200)}"
-            ) from error
-        _check(layers, widths, head, options)
-        history = [
-            [name, bool(out), [int(i) for i in indices]]
-            for name, out, indices in pruner.DG.pruning_history()
-        ]
-        if options.finetune is not None:
-            finetune(module, options.finetune, context, technique=self.name)
-        after = sum(p.numel() for p in module.parameters())
-        note = f"{before - after:,} of {before:,} parameters went ({1 - after / before:.1%})"
-        return module.eval(), Outcome({"history": history}, [note])
+                "the target cannot be reached to measure on",
+                where="of: latency",
+                hint="reach it, or set of: macs",
+            )
+        example = context.example()
+        groups, notes = _rank(module, options, context)
+        plan = Plan(module, groups, options, context)
+        units, heads = plan.decide()
+        steps = []
+        for number in range(1, options.iterations + 1):
+            if number > 1:
+                groups, _ = _rank(module, options, context)
+            parts = [_part(counts, number, options.iterations) for counts in (units, heads)]
+            step = step_of(groups, *parts)
+            remove(module, step, example)
+            steps.append(step)
+            if options.finetune is not None:
+                _train_on(module, options, context, number)
+        notes = [*plan.achieved(module), *notes, *plan.notes]
+        return module.eval(), Outcome({"steps": steps}, notes, plan.figures)
 
     def restructure(
         self, module: nn.Module, options: Any, structure: dict[str, Any], context: Context
     ) -> nn.Module:
-        """Take the same channels from a module of the same architecture."""
-        import torch_pruning as tp
+        """Take the same channels and heads from a module of the same architecture."""
+        from edgebench.pruning.channels import remove
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph().build_dependency(module, example_inputs=context.example())
-            graph.load_pruning_history([tuple(entry) for entry in structure["history"]])
+        for step in structure["steps"]:
+            remove(module, step, context.example())
         return module.eval()
 
 
-def _last_layer(module: nn.Module, example: torch.Tensor) -> WeightLayer:
-    """The layer that runs last: its outputs are the classes, and must stay."""
-    import torch
+def _rank(module: nn.Module, options: Any, context: Context) -> tuple[list[Group], list[str]]:
+    """The groups of channels that may go, ranked, and what there is to say about the others."""
+    from edgebench.pruning.channels import find_groups
+    from edgebench.pruning.importance import GRADIENTS, importance_of, prepared
+    from edgebench.training.loop import deterministic
 
-    ran: list[WeightLayer] = []
-    hooks = [
-        layer.register_forward_hook(lambda this, *_: ran.append(this))
-        for _, layer in weight_layers(module)
-    ]
-    try:
-        with torch.no_grad():
-            module.eval()(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not ran:
+    names = [name for name, _ in weight_layers(module)]
+    if not names:
         raise BuildError("the model has no convolution or dense layer to prune")
-    return ran[-1]
-
-
-def _widths(layers: list[tuple[str, WeightLayer]]) -> dict[str, int]:
-    return {name: int(layer.weight.shape[0]) for name, layer in layers}
-
-
-def _check(
-    layers: list[tuple[str, WeightLayer]], before: dict[str, int], head: WeightLayer, options: Any
-) -> None:
-    """torch-pruning can prune nothing and say nothing: count the channels that went."""
-    inner = [name for name, layer in layers if layer is not head]
-    if not inner:
-        raise BuildError("the model has a single layer: there is no channel to prune")
-    now = _widths(layers)
-    gone = sum(before[name] - now[name] for name in inner)
-    share = gone / sum(before[name] for name in inner)
-    # Rounding, and layers tied together by additions, keep some channels; half is not rounding.
-    if share < 0.5 * options.ratio:
-        raise BuildError(
-            f"torch-pruning removed {share:.1%} of the channels where {options.ratio:.0%} were "
-            "asked for",
-            hint="change ratio or round_to",
+    x, y = context.tensors()
+    chosen = [0]
+    if options.importance in GRADIENTS:
+        seed = context.seed_for("prune-structured/examples")
+        chosen = stratified_part(
+            context.train_y, options.examples, seed, "the training data"
+        ).tolist()
+    with deterministic(context.seed_for("prune-structured/importance")):
+        copy = prepared(
+            options.importance, module, (x[chosen], y[chosen]), probabilities=context.probabilities
         )
+        found = find_groups(
+            copy,
+            context.example(),
+            importance_of(options.importance),
+            _wanted(module, names, options),
+        )
+    if not found and not options.heads:
+        spared = ", and so do those that 'layers' and 'exclude' spare"
+        raise BuildError(
+            "there is no channel to prune: the layers that give the answer keep theirs"
+            + (spared if options.layers or options.exclude else "")
+        )
+    groups = [group for group in found if group.worth is not None]
+    if found and not groups:
+        raise BuildError(
+            f"{options.importance} cannot rank any layer: no batch normalisation follows them",
+            hint="choose another importance, e.g. l2",
+        )
+    notes = []
+    if unranked := [group.name for group in found if group.worth is None]:
+        notes.append(
+            "without a batch normalisation to be ranked by, these keep their channels: "
+            + listed(unranked)
+        )
+    if options.layers:
+        layers = [layer for group in groups for layer in group.layers]
+        if tied := [layer for layer in layers if not within(layer, options.layers)]:
+            notes.append(f"tied to the layers chosen, and pruned with them: {listed(tied)}")
+    if options.heads:
+        notes += _check_heads(module, groups)
+    return groups, notes
+
+
+def _wanted(
+    module: nn.Module, names: Sequence[str], options: Any
+) -> Callable[[Sequence[str]], bool]:
+    """Whether a group of layers may be touched, by what the options name."""
+    from edgebench.pruning.heads import attention_modules
+
+    for chosen in (*(options.layers or ()), *options.exclude):
+        check_name(chosen, names)
+    inputs = {id(qkv) for qkv, _, _ in attention_modules(module).values()}
+    # With heads alone to go, whatever else the model holds need not be followed.
+    open_to = {
+        name
+        for name, layer in weight_layers(module)
+        if options.ratio is not None or id(layer) in inputs
+    }
+
+    def wanted(layers: Sequence[str]) -> bool:
+        named = options.layers is None or any(within(layer, options.layers) for layer in layers)
+        spared = any(within(layer, options.exclude) for layer in layers)
+        return named and not spared and any(layer in open_to for layer in layers)
+
+    return wanted
+
+
+def _check_heads(module: nn.Module, groups: Sequence[Group]) -> list[str]:
+    """Notes on heads that must stay; raises BuildError where all of them must."""
+    from edgebench.pruning.heads import built_in_attentions
+
+    fixed = built_in_attentions(module)
+    why = "torch's own MultiheadAttention ties its heads to its embedding"
+    if not any(group.attention for group in groups):
+        raise BuildError(
+            f"the heads of {listed(fixed)} cannot go: {why}"
+            if fixed
+            else "there is no attention whose heads could go",
+            hint="an attention has a dense layer qkv, num_heads and head_dim",
+        )
+    return [f"all heads stay in {listed(fixed)}: {why}"] if fixed else []
+
+
+def _part(counts: Counts, number: int, iterations: int) -> Counts:
+    """What goes in the iteration of a number, of all that goes."""
+    return {
+        name: count * number // iterations - count * (number - 1) // iterations
+        for name, count in counts.items()
+    }
+
+
+def _train_on(module: nn.Module, options: Any, context: Context, number: int) -> None:
+    """The iteration's share of the epochs; the last ones get what does not divide."""
+    settings, iterations = options.finetune, options.iterations
+    epochs = _part({"": settings.epochs}, number, iterations)[""]
+    finetune(
+        module,
+        settings.model_copy(update={"epochs": epochs}),
+        context,
+        technique="prune-structured" if iterations == 1 else f"prune-structured-{number}",
+    )

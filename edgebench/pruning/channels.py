@@ -1,0 +1,347 @@
+"""Channels that can only go together, how much each is worth, and how they are taken out.
+
+torch-pruning follows the channels through the network and cuts the weights (Fang et al., "DepGraph:
+Towards Any Structural Pruning", CVPR 2023). How many go is decided elsewhere: its own pruner can
+prune nothing and say nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from edgebench.errors import BuildError, one_line
+from edgebench.pruning.heads import Attention, attention_modules, is_laid_out_so, take_out
+from edgebench.pruning.importance import OWN_FILTERS, WEIGHTED, Importance
+from edgebench.pruning.layer_names import listed
+
+EXCLUDE = "leave them as they are with 'exclude'"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The channels of one layer, with all layers that cannot be pruned apart from it.
+
+    `name`: the layer whose outputs they are; `layers`: all convolutions and dense layers that lose
+    outputs with it. The `channels` go `unit` at a time: one from each group of a grouped
+    convolution or a group normalisation, one from each head. `worth` has one value a channel (the
+    lowest goes first), None where the criterion has nothing to say. `attention`: they are those of
+    its heads.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    channels: int
+    unit: int
+    worth: torch.Tensor | None
+    attention: Attention | None = None
+
+    @property
+    def units(self) -> int:
+        """How many parts can go one by one."""
+        return self.channels // self.unit
+
+    def scores(self) -> torch.Tensor:
+        """What each unit is worth: the mean over its channels, [units]."""
+        return self._worth().view(self.unit, -1).mean(0)
+
+    def head_scores(self) -> torch.Tensor:
+        """What each head of an attention is worth: the mean over its channels, [heads]."""
+        return self._worth().view(self.unit, -1).mean(1)
+
+    def weakest(self, count: int) -> list[int]:
+        """The channels of the `count` units that are worth least, ascending."""
+        chosen = torch.argsort(self.scores(), stable=True)[:count].tolist()
+        return sorted(part * self.units + unit for part in range(self.unit) for unit in chosen)
+
+    def _worth(self) -> torch.Tensor:
+        assert self.worth is not None  # noqa: S101 - groups without are left out of every plan
+        return self.worth
+
+
+def find_groups(
+    module: nn.Module,
+    example: torch.Tensor,
+    importance: Importance,
+    wanted: Callable[[Sequence[str]], bool],
+) -> list[Group]:
+    """The groups of channels that may go, the outputs' left out, about in order of execution.
+
+    `example`: inputs [2, ...]. `wanted` says of the layers of a group whether it may be touched.
+    Raises UnfollowedError where the channels of such a layer cannot be followed.
+    """
+    ran: dict[nn.Module, None] = {}
+    hooks = [
+        part.register_forward_hook(lambda this, *_: ran.update({this: None}))
+        for part in module.modules()
+        if isinstance(part, WEIGHTED)
+    ]
+    try:
+        graph = _graph(module, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = {part: name for name, part in module.named_modules()}
+    for part in ran:
+        # torch-pruning follows gradients: it does not see such a layer, and says nothing.
+        if part not in graph.module2node and wanted([names[part]]):
+            raise UnfollowedError(
+                [names[part]],
+                "the model's answer has no gradient to them (detach, argmax, no_grad, numpy)",
+            )
+    attentions = {qkv: name for name, (qkv, _, _) in attention_modules(module).items()}
+    follow = _Follow(module, graph, names, example, importance)
+    groups = []
+    with _silent():
+        for found in graph.get_all_groups(root_module_types=list(WEIGHTED)):
+            makers = [item.dep.target.module for item in found if item.dep.handler in OWN_FILTERS]
+            layers = tuple(names[part] for part in _pruned_outputs(graph, found))
+            # Of a depthwise convolution alone the channels are the model's inputs.
+            if not makers or not wanted(layers) or any(_is_output(graph, i.dep) for i in found):
+                continue
+            inside = next((maker for maker in makers if maker in attentions), None)
+            if inside is None:
+                groups.append(follow.plain(found, layers))
+            else:
+                groups.append(follow.attention(found, attentions[inside]))
+    return list(reversed(groups))
+
+
+class UnfollowedError(BuildError):
+    """The channels of `layers` cannot be followed to where they are used."""
+
+    def __init__(self, layers: Sequence[str], why: str) -> None:
+        super().__init__(
+            f"the channels of {listed(layers)} cannot be followed: {why}", hint=EXCLUDE
+        )
+        self.layers = tuple(layers)
+
+
+def remove(module: nn.Module, step: dict[str, Any], example: torch.Tensor) -> None:
+    """Take channels out of `module` in place, with all that depends on them.
+
+    `step` is JSON-able: `channels` lists [layer, indices of its outputs]; `attention` has the
+    fields of an `Attention` with the `channels` that go and the heads that are `left`.
+
+    Raises
+    ------
+    BuildError
+        The module does not run with fewer channels; the message names the line that failed.
+    """
+    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+    graph = _graph(module, example)
+    parts = dict(module.named_modules())
+    with torch.no_grad():
+        wanted = module(example).shape
+    with _silent():
+        for name, indices in step["channels"]:
+            layer = parts[name]
+            prune = graph.get_pruner_of_module(layer).prune_out_channels
+            group = graph.get_pruning_group(layer, prune, indices)
+            if not graph.check_pruning_group(group):
+                raise BuildError(f"no channel would be left where '{name}' is used", hint=EXCLUDE)
+            group.prune()
+    for entry in step["attention"]:
+        fields = dict(entry)
+        channels, left = fields.pop("channels"), fields.pop("left")
+        take_out(module, Attention(**fields), channels, left)
+    for name in frozen:
+        module.get_parameter(name).requires_grad_(False)
+    given = _run(module, example).shape
+    if given != wanted:
+        raise BuildError(
+            f"the module answers with the shape {list(given)} instead of {list(wanted)} when "
+            "channels are gone",
+            hint=EXCLUDE,
+        )
+
+
+def _graph(module: nn.Module, example: torch.Tensor) -> Any:
+    """torch-pruning's graph of dependencies; frozen parameters are thawed, to be followed."""
+    module.eval().requires_grad_()
+    try:
+        with _silent(), torch.enable_grad():
+            # In a tuple: bare, each of its examples would be tried as an argument of its own.
+            graph = tp.DependencyGraph().build_dependency(module, example_inputs=(example,))
+    except Exception as error:
+        raise BuildError(
+            f"torch-pruning cannot follow this model: {type(error).__name__}: "
+            f"{one_line(str(error), 200)}"
+        ) from error
+    return graph
+
+
+@dataclass(frozen=True)
+class _Follow:
+    """Turns what torch-pruning finds into groups, and checks that it found right."""
+
+    model: nn.Module
+    graph: Any
+    names: dict[nn.Module, str]
+    example: torch.Tensor
+    importance: Importance
+
+    def plain(self, found: Any, layers: tuple[str, ...]) -> Group:
+        graph, names = self.graph, self.names
+        for item in found:
+            target = item.dep.target.module
+            if target in names and item.idxs and max(item.idxs) >= _size(graph, item.dep):
+                raise UnfollowedError(layers, f"'{names[target]}' has fewer of them")
+        root = found[0].dep.target.module
+        channels = int(graph.get_out_channels(root))
+        unit = math.lcm(*(_parts(item.dep) for item in found))
+        if channels % unit:
+            raise UnfollowedError(layers, f"{channels} channels do not part evenly by {unit}")
+        if 1 < unit < channels:
+            first = list(range(0, channels, channels // unit))
+            prune = graph.get_pruner_of_module(root).prune_out_channels
+            for item in graph.get_pruning_group(root, prune, first):
+                if not _is_even(graph, item):
+                    name = names.get(item.dep.target.module, "a layer")
+                    raise UnfollowedError(layers, f"'{name}' parts them at other places")
+        worth = self._worth(found, layers, channels)
+        return Group(names[root], layers, channels, unit, worth)
+
+    def attention(self, found: Any, name: str) -> Group:
+        """The channels inside the heads of one attention, ranked over queries, keys and values."""
+        names = self.names
+        qkv, heads, size = attention_modules(self.model)[name]
+        others = {item.dep.target.module for item in found} & names.keys() - {qkv}
+        reader = next(iter(others), None)
+        if len(others) != 1 or not isinstance(reader, nn.Linear):
+            touched = listed(sorted(names[part] for part in others)) or "none"
+            raise UnfollowedError(
+                [names[qkv]], f"one dense layer should read the heads of '{name}', found: {touched}"
+            )
+        attention = Attention(name, names[qkv], names[reader], heads, size)
+        if reader.in_features != attention.width or not is_laid_out_so(
+            self.model, attention, self.example
+        ):
+            raise UnfollowedError(
+                [names[qkv]],
+                f"the attention '{name}' does not use its qkv layer as [3, num_heads, head_dim]",
+            )
+        # By hand: torch-pruning finds queries, keys and values where they are unbound, but not
+        # where they are indexed or chunked.
+        width = attention.width
+        items = [self._alone(reader, tp.prune_linear_in_channels, range(width))]
+        for part in range(3):
+            rows = range(part * width, (part + 1) * width)
+            items.append(self._alone(qkv, tp.prune_linear_out_channels, rows))
+        worth = self._worth(items, [names[qkv]], width)
+        return Group(names[qkv], (names[qkv],), width, heads, worth, attention)
+
+    def _alone(self, layer: nn.Module, prune: Any, indices: Sequence[int]) -> Any:
+        """One layer's place in a group, its channels counted from the first of the indices."""
+        found = self.graph.get_pruning_group(layer, prune, list(indices))[0]
+        item = type(found)(found.dep, list(indices))
+        item.root_idxs = list(range(len(indices)))
+        return item
+
+    def _worth(self, items: Any, layers: Sequence[str], channels: int) -> torch.Tensor | None:
+        worth = self.importance(items)
+        if worth is None:
+            return None
+        if len(worth) != channels:
+            raise UnfollowedError(layers, f"{len(worth)} were ranked of {channels}")
+        # Where all weights of a group are zero, their share of the mean is 0/0.
+        return torch.nan_to_num(worth.detach().double(), nan=0.0)
+
+
+def _pruned_outputs(graph: Any, found: Any) -> list[nn.Module]:
+    """The convolutions and dense layers of a group that lose outputs, depthwise ones as well."""
+    parts = [i.dep.target.module for i in found if graph.is_out_channel_pruning_fn(i.dep.handler)]
+    return list(dict.fromkeys(part for part in parts if isinstance(part, WEIGHTED)))
+
+
+def _is_output(graph: Any, dep: Any) -> bool:
+    """Whether pruning this would change the module's answer: nothing comes after it."""
+    return not dep.target.outputs and graph.is_out_channel_pruning_fn(dep.handler)
+
+
+def _size(graph: Any, dep: Any) -> float:
+    """How many channels a layer has on the side that a dependency prunes."""
+    out = graph.is_out_channel_pruning_fn(dep.handler)
+    size = (graph.get_out_channels if out else graph.get_in_channels)(dep.target)
+    return math.inf if size is None else int(size)
+
+
+def _parts(dep: Any) -> int:
+    """In how many equal parts a layer reads or makes its channels."""
+    target = dep.target.module
+    if isinstance(target, nn.modules.conv._ConvNd):
+        # Of a depthwise convolution each channel can go by itself.
+        return 1 if target.groups == target.out_channels else target.groups
+    if isinstance(target, nn.GroupNorm):
+        return int(target.num_groups)
+    if isinstance(target, nn.MultiheadAttention):
+        return int(target.num_heads)
+    return 1
+
+
+def _is_even(graph: Any, item: Any) -> bool:
+    """Whether the same places go from each of a layer's equal parts."""
+    parts, size = _parts(item.dep), _size(graph, item.dep)
+    if parts == 1 or not math.isfinite(size):
+        return True
+    each = int(size) // parts
+    places = [sorted(i % each for i in item.idxs if i // each == part) for part in range(parts)]
+    return all(place == places[0] for place in places)
+
+
+def _run(module: nn.Module, example: torch.Tensor) -> torch.Tensor:
+    """The module's answer; where it fails, a BuildError that says at what line of which part."""
+    names = {part: name for name, part in module.named_modules()}
+    running: list[str] = []
+
+    def enter(part: nn.Module, _: Any) -> None:
+        running.append(names[part])
+
+    def leave(*_: Any) -> None:
+        running.pop()
+
+    hooks = []
+    for part in names:
+        hooks += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
+    try:
+        with torch.no_grad():
+            answer: torch.Tensor = module(example)
+    except Exception as error:
+        place = f" in '{running[-1]}'" if running and running[-1] else ""
+        line = _line_of(error)
+        raise BuildError(
+            f"with fewer channels the model fails{place}{f' at `{line}`' if line else ''}: "
+            f"{one_line(str(error), 160)}",
+            hint="take sizes from the tensors' shapes, or name the layers before it in 'exclude'",
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return answer
+
+
+def _line_of(error: Exception) -> str | None:
+    """The innermost line of the user's own code that an error came through."""
+    libraries = (Path(torch.__file__).parent, Path(__file__).parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not any(Path(frame.filename).is_relative_to(folder) for folder in libraries):
+            return frame.line
+    return None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without torch-pruning's warnings: what matters of them is checked here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
