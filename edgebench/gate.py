@@ -127,7 +127,7 @@ def judge_slower(ratio: Estimate, *, limit: float = 0.0, floor: float = 0.0) -> 
 
 def judge_variant(variant: Variant, base: Variant, gates: Sequence[Gate]) -> Variant:
     """The variant with one reason a gate and its verdict: the worst of them."""
-    if variant.control or variant.name == "base" or variant.status != "measured":
+    if not variant.judged or variant.status != "measured":
         return variant.model_copy(update={"verdict": None, "reasons": ()})
     reasons = [_judge(gate, variant, base) for gate in gates]
     return variant.model_copy(
@@ -241,7 +241,7 @@ def judge_run(
 
     Without `require`, one variant that may ship is enough; with it, all the named ones must.
     """
-    candidates = [v for v in variants if not v.control and v.name != "base"]
+    candidates = [v for v in variants if v.judged]
     chosen = [v for v in candidates if v.name in require] if require else candidates
     judged = [v for v in chosen if v.verdict is not None]
     unjudged = [v for v in chosen if v.verdict is None]

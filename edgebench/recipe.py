@@ -23,13 +23,19 @@ from pydantic import (
 
 from edgebench.errors import RecipeError, UnknownNameError, UsageError
 from edgebench.protocol import Protocol, resolve_protocol
+from edgebench.search_space import Search
 from edgebench.shipped import shipped_folder
 from edgebench.training_settings import Training
 from edgebench.validation import validated
 from edgebench.yamlfile import parse_yaml, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-RESERVED = re.compile(r"base|independent-\d+")
+RESERVED = re.compile(r"base|independent-\d+|.+\.reference")
+
+
+def reference_name(variant: str) -> str:
+    """What the network that is measured beside a variant is called."""
+    return f"{variant}.reference"
 
 
 def _variant_name(name: str) -> str:
@@ -38,7 +44,7 @@ def _variant_name(name: str) -> str:
             f"'{name}' cannot name a variant: use lower-case letters, digits, '.', '_' and '-'"
         )
     if RESERVED.fullmatch(name):
-        raise ValueError(f"'{name}' is always there; give the variant another name")
+        raise ValueError(f"'{name}' is a name edgebench gives itself; choose another")
     return name
 
 
@@ -117,7 +123,10 @@ class Recipe(_Part):
     data: str
     data_limits: DataLimits = DataLimits()
     training: Training = Training()
-    variants: dict[Annotated[str, AfterValidator(_variant_name)], list[Step]]
+    variants: dict[Annotated[str, AfterValidator(_variant_name)], list[Step]] = Field(
+        default_factory=dict
+    )
+    search: Search | None = None
     controls: Controls = Controls()
     protocol: Protocol
     gates: list[Gate]
@@ -129,6 +138,13 @@ class Recipe(_Part):
     def where(self) -> str:
         """The file it was read from, for messages."""
         return self._where
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_work(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("search") and "variants" not in values:
+            raise ValueError("there are no variants; a run needs at least one")
+        return values
 
     @field_validator("gates", "variants", mode="before")
     @classmethod
@@ -144,6 +160,14 @@ class Recipe(_Part):
             if not chain:
                 raise ValueError(f"the variant '{name}' has an empty chain; list its techniques")
         return variants
+
+    def with_variants(self, variants: dict[str, list[dict[str, Any]]]) -> Recipe:
+        """The same recipe with other variants."""
+        steps = {
+            name: [Step.model_validate(dict(step)) for step in chain]
+            for name, chain in variants.items()
+        }
+        return self.model_copy(update={"variants": steps})
 
 
 def load_recipe(

@@ -153,6 +153,40 @@ class Variant(Record):
     verdict: Verdict | None = None
     reasons: tuple[Reason, ...] = ()
 
+    @property
+    def judged(self) -> bool:
+        """Whether it is a variant to be judged: neither base, nor a control, nor a reference."""
+        return self.name != "base" and not self.beside
+
+    @property
+    def beside(self) -> bool:
+        """Whether it only gives others a scale: a control or a reference. Its time is not kept."""
+        return self.control or self.reference is not None
+
+
+class TriedChain(Record):
+    """One chain a search tried: `metrics` on the validation examples and the target, by name.
+
+    `within`: it meets every limit; `on_front`: no other one that does beats it in every objective;
+    `variant`: the run's variant it became, if it did; `problem`: why nothing was measured.
+    """
+
+    number: int
+    name: str
+    chain: tuple[dict[str, Any], ...]
+    metrics: dict[str, float]
+    within: bool
+    on_front: bool
+    variant: str | None = None
+    problem: str | None = None
+
+
+class SearchRecord(Record):
+    """What a search tried, in order, and what it was to improve."""
+
+    objectives: tuple[str, ...]
+    trials: tuple[TriedChain, ...]
+
 
 class Stage(Record):
     """How long one step took, and whether its result was already there."""
@@ -193,6 +227,7 @@ class BuildRecord(Record):
     variants: tuple[Variant, ...]
     stages: tuple[Stage, ...]
     warnings: tuple[str, ...] = ()
+    search: SearchRecord | None = None
 
     model_config = ALIASED
 
@@ -210,6 +245,7 @@ class RunRecord(Record):
     device: dict[str, Any]
     data: dict[str, Any] = Field(default_factory=dict)
     variants: tuple[Variant, ...]
+    search: SearchRecord | None = None
     landscape: Landscape | None = None
     stages: tuple[Stage, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from edgebench.cli import bundles, compare, judge, listing, past, run, targets
+from edgebench.cli import bundles, compare, judge, listing, past, run, search, targets
 from edgebench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 
 app.command("run")(run.run)
+app.command("search")(search.search)
 app.command("compare")(compare.compare)
 app.command("gate")(judge.gate)
 app.command("report")(judge.report)

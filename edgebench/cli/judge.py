@@ -36,7 +36,7 @@ def gate(
     record = read_run(folder)
     gates = read_policy(policy) if policy else [Gate(**g) for g in record.recipe["gates"]]
     check_gates(gates, where=str(policy or folder.record_file))
-    known = [v.name for v in record.variants if not v.control and v.name != "base"]
+    known = [v.name for v in record.variants if v.judged]
     for name in require or []:
         if name not in known:
             raise UnknownNameError("variant", name, known, where="--require")

@@ -89,7 +89,7 @@ def check(
         places = [place for place, run in enumerate(runs) if run.run_id == start]
         runs = runs[places[0] :] if places else runs[:0]
     if variant is not None and runs:
-        known = {v.name for run in runs for v in run.variants if not v.control}
+        known = {v.name for run in runs for v in run.variants if not v.beside}
         if variant not in known:
             from edgebench.errors import UnknownNameError
 

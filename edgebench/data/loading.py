@@ -109,9 +109,7 @@ def _halves(source: Source, names: tuple[str, ...], seed: int) -> tuple[Split, S
     return train, test
 
 
-def _held_out(
-    half: Split, count: int, seed: int, names: tuple[str, ...]
-) -> tuple[Split, Split]:
+def _held_out(half: Split, count: int, seed: int, names: tuple[str, ...]) -> tuple[Split, Split]:
     """The training half without `count` of its examples, and these."""
     if count >= len(half.labels):
         raise DataError(

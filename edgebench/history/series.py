@@ -106,7 +106,7 @@ def current_series(
         recipe, model, data, target = place
         newest[recipe, model, data, target] = run.run_id
         for one in run.variants:
-            if one.control or one.status != "measured" or variant not in (None, one.name):
+            if one.beside or one.status != "measured" or variant not in (None, one.name):
                 continue
             mark = one.measurement.fingerprint if one.measurement is not None else None
             fingerprint = mark or str(run.device.get("fingerprint") or "")

@@ -71,12 +71,14 @@ class Context:
     """What a variant is compared with.
 
     `base`: the uncompressed model. `controls`: independently trained networks, without the model
-    under comparison. `weights`: [B, N], the bootstrap's resamples of the test set.
+    under comparison. `weights`: [B, N], the bootstrap's resamples of the test set. `reference`:
+    the network that was trained on as long as the variant, without what its technique does.
     """
 
     base: Outputs
     controls: tuple[Outputs, ...]
     weights: NDArray[np.float32]
+    reference: Outputs | None = None
 
 
 ModelFunction = Callable[[Outputs], "Estimate | float"]

@@ -1,36 +1,40 @@
 """Build on the host: train base and controls, run each chain, export every file.
 
-Each step is an entry of the store, so a killed run loses at most the step it was in. A chain that
+Each step is an entry of the store, so a killed run loses at most the epoch it was in. A chain that
 fails is marked so; the other variants go on.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgebench.agent.runtimes import RUNTIMES
 from edgebench.data import Dataset
 from edgebench.errors import BuildError, EdgebenchError, StorageError, UsageError, one_line
-from edgebench.hashing import named_seed
-from edgebench.models.source import ModelSource, check_classifier, file_sha256, load_weights
+from edgebench.models.source import ModelSource, file_sha256
+from edgebench.pipeline.build_context import BuildContext
 from edgebench.pipeline.keys import Keys
+from edgebench.pipeline.networks import Networks, Workbench, read_weights, save_weights
 from edgebench.pipeline.plan import PlannedStep, PlannedVariant
 from edgebench.pipeline.progress import Progress
-from edgebench.recipe import Recipe
-from edgebench.records import Stage
+from edgebench.pipeline.target_probe import TargetProbe
+from edgebench.recipe import Recipe, reference_name
+from edgebench.records import Figure, Stage
 from edgebench.store import Store
 from edgebench.target import Target
-from edgebench.techniques.base import Context, OnnxTechnique, TorchTechnique
+from edgebench.techniques.base import OnnxTechnique, Outcome, TorchTechnique
 
 if TYPE_CHECKING:
     from torch import nn
 
-WEIGHTS = "weights.safetensors"
 NOTES = "step.json"
 PARITY_EXAMPLES = 64
 
@@ -40,22 +44,37 @@ class Built:
     """One model file, or why there is none.
 
     `format`: "onnx", or "pt2" where torch itself runs it; files of it end so. `skipped`: the chain
-    does not apply to this model or to this target.
+    does not apply to this model or to this target. `reference`: what is measured beside a variant.
     """
 
     name: str
     file: Path | None
     control: bool = False
+    reference: str | None = None
     steps: tuple[PlannedStep, ...] = ()
     notes: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
     problem: str | None = None
     skipped: bool = False
     format: str = "onnx"
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A step on the module that is done: what it was, and the record of the shape it left."""
+
+    step: PlannedStep
+    structure: dict[str, Any]
+    folder: Path
+
+
 @dataclass
 class Builder:
-    """Builds the models of one recipe. Create one a run."""
+    """Builds the models of one recipe. Create one a run.
+
+    `device` is the agent's `device.json`, `probe` measures on the target; None where it cannot be
+    reached.
+    """
 
     recipe: Recipe
     target: Target
@@ -64,7 +83,9 @@ class Builder:
     int8: str
     store: Store
     progress: Progress
-    stages: list[Stage] = field(default_factory=list)
+    device: dict[str, Any] | None = None
+    probe: TargetProbe | None = None
+    bench: Workbench = field(init=False)
 
     def __post_init__(self) -> None:
         self.keys = Keys(
@@ -74,22 +95,41 @@ class Builder:
             self.int8,
             tuple(self.target.precisions),
             self.target.opset,
+            None if self.device is None else self.device["fingerprint"],
         )
-        self.probabilities = False
+        self.bench = Workbench(self.store, self.progress)
         self.format = RUNTIMES[self.target.runtime.name].suffix.lstrip(".")
         self._model = f"model.{self.format}"
-        self._base: nn.Module | None = None
+        self._networks = Networks(self.recipe, self.source, self.dataset, self.keys, self.bench)
+        self._surroundings = BuildContext(
+            self.recipe,
+            self.target,
+            self.dataset,
+            self.int8,
+            self._networks,
+            self.device,
+            self.probe,
+            self._write,
+            lambda: self.base().file or Path(),
+            f".{self.format}",
+        )
+
+    @property
+    def stages(self) -> list[Stage]:
+        """What was made, or was there already, and how long each took."""
+        return self.bench.stages
 
     def base(self) -> Built:
         """The uncompressed model; without it there is no run, so its errors are not caught."""
+        around = self._surroundings
         if self.source.onnx_file is not None:
             file = self._user_file("base", self.source.onnx_file, self.keys.network("base"))
+            around.answer_base = _answers_of_file(file)
             return self._built("base", file)
-        module, notes = self._network("base")
-        self._base = module
-        where = f"model '{self.source.spec}'"
-        check_classifier(module, self.dataset.input_shape, self.dataset.classes, where=where)
-        self.probabilities = self._ends_in_softmax(module)
+        module, notes = self._networks.trained("base")
+        around.base = module
+        around.probabilities = self._networks.answers_probabilities(module)
+        around.answer_base = _answers_of_module(module)
         file, parity = self._export(self.keys.network("base"), "base", lambda: module)
         return self._built("base", file, notes=(*notes, parity))
 
@@ -98,7 +138,8 @@ class Builder:
         name = f"independent-{index}"
 
         def make() -> Built:
-            module, notes = self._network(name)
+            module, notes = self._networks.trained(name)
+            self._surroundings.controls.append(_answers_of_module(module))
             file, parity = self._export(self.keys.network(name), name, lambda: module)
             return self._built(name, file, control=True, notes=(*notes, parity))
 
@@ -109,20 +150,51 @@ class Builder:
         name = f"independent-{index}"
         # A file that is not there is the user's mistake, not a failed control: not guarded.
         key = self.keys.file(file_sha256(path, "control"))
-        return self._built(
-            name,
-            self._user_file(name, path, key),
-            control=True,
-            notes=(f"from {path.name}",),
-        )
+        file = self._user_file(name, path, key)
+        self._surroundings.controls.append(_answers_of_file(file))
+        return self._built(name, file, control=True, notes=(f"from {path.name}",))
 
-    def variant(self, planned: PlannedVariant) -> Built:
-        """A variant's chain, applied step by step."""
+    def variant(self, planned: PlannedVariant) -> list[Built]:
+        """A variant's chain, applied step by step, and the reference it is measured beside."""
         empty = Built(planned.name, None, steps=planned.steps)
         problem = self._does_not_apply(planned)
         if problem is not None:
-            return Built(planned.name, None, steps=planned.steps, problem=problem, skipped=True)
-        return self._guarded(empty, lambda: self._chain(planned))
+            return [Built(planned.name, None, steps=planned.steps, problem=problem, skipped=True)]
+        done: list[_Done] = []
+        built = [self._guarded(empty, lambda: self._chain(planned, done))]
+        last = done[-1].step.technique if done else None
+        if built[0].problem is None and isinstance(last, TorchTechnique):
+            name = reference_name(planned.name)
+            wanted = last.reference_text(done[-1].step.options)
+            if wanted is not None:
+                empty = Built(name, None, reference=wanted)
+                built.append(
+                    self._guarded(empty, lambda: self._reference(planned, done, name, wanted))
+                )
+        return built
+
+    def candidate(self, name: str, steps: tuple[PlannedStep, ...]) -> Built:
+        """A chain that a search tries: built like a variant, without its reference."""
+        planned = PlannedVariant(name, steps)
+        empty = Built(name, None, steps=steps)
+        problem = self._does_not_apply(planned)
+        if problem is not None:
+            return Built(name, None, steps=steps, problem=problem, skipped=True)
+        return self._guarded(empty, lambda: self._chain(planned, []))
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether base answers with probabilities, not logits."""
+        return self._surroundings.probabilities
+
+    def validation(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The examples and labels that choices are made on."""
+        x, y = self._surroundings.context().validation()
+        return x.numpy(), y.numpy()
+
+    def control_answers(self) -> list[NDArray[np.float32]]:
+        """Each control's answers to the examples that choices are made on."""
+        return self._surroundings.control_answers
 
     def _does_not_apply(self, planned: PlannedVariant) -> str | None:
         """Why a chain cannot work on this model for this target, whatever its options."""
@@ -151,144 +223,138 @@ class Builder:
         except Exception as error:
             problem = one_line(f"{type(error).__name__}: {error}")
         self.progress.say(f"{empty.name} failed: {problem}")
-        return Built(empty.name, None, control=empty.control, steps=empty.steps, problem=problem)
+        return Built(
+            empty.name,
+            None,
+            control=empty.control,
+            reference=empty.reference,
+            steps=empty.steps,
+            problem=problem,
+        )
 
-    def _chain(self, planned: PlannedVariant) -> Built:
+    def _chain(self, planned: PlannedVariant, done: list[_Done]) -> Built:
+        """The variant's file; `done` gets each step on the module."""
         key = self.keys.network("base")
         given = self.source.onnx_file
         file = self._user_file("base", given, key) if given is not None else None
         notes: list[str] = []
-        done: list[tuple[PlannedStep, dict[str, Any]]] = []
-        folder: Path | None = None
+        figures: list[Figure] = []
         pending = list(planned.steps)
         while pending and pending[0].on_torch:
             step = pending.pop(0)
             key = self.keys.step(key, step)
-            folder, outcome = self._torch_step(planned.name, key, step, done, folder)
-            notes += outcome["notes"]
-            done.append((step, outcome["structure"]))
+            folder = self._torch_step(planned.name, key, step, done)
+            outcome = _read_outcome(folder)
+            notes += outcome.notes
+            figures += outcome.figures
+            done.append(_Done(step, outcome.structure, folder))
         if file is None:
-            file, parity = self._export(key, planned.name, lambda: self._module(done, folder))
+            file, parity = self._export(key, planned.name, lambda: self._module(done))
             notes.append(parity)
             key = self._export_key(key)
         for step in pending:
             key = self.keys.step(key, step)
-            file, step_notes = self._onnx_step(planned.name, key, step, file)
-            notes += step_notes
-        return self._built(planned.name, file, steps=planned.steps, notes=tuple(notes))
+            file, outcome = self._onnx_step(planned.name, key, step, file)
+            notes += outcome.notes
+            figures += outcome.figures
+        return self._built(
+            planned.name, file, steps=planned.steps, notes=tuple(notes), figures=tuple(figures)
+        )
+
+    def _reference(
+        self, planned: PlannedVariant, done: list[_Done], name: str, wanted: str
+    ) -> Built:
+        """The network the chain's last step on the module is to be held against."""
+        key = self.keys.network("base")
+        for one in done:
+            key = self.keys.step(key, one.step)
+        key = self.keys.reference(key)
+        technique, options = done[-1].step.technique, done[-1].step.options
+        assert isinstance(technique, TorchTechnique)  # noqa: S101 - only such are in `done`
+
+        def make(new: Path) -> None:
+            module = technique.reference(
+                self._module(done[:-1]), options, self._surroundings.context(self._scratch(key))
+            )
+            save_weights(module, new)
+
+        folder = self.bench.step(f"{planned.name}: reference", key, make, total=100)
+        before = self._module(done[:-1])
+        read_weights(before, folder)
+        file, parity = self._export(key, name, before.eval)
+        return self._built(name, file, reference=wanted, notes=(wanted, parity))
 
     def _built(self, name: str, file: Path, **known: Any) -> Built:
         return Built(name, file, format=self.format, **known)
 
-    def _network(self, name: str) -> tuple[nn.Module, list[str]]:
-        """A trained network (or base with the user's weights), from the store where it is there."""
-        from edgebench.training.loop import deterministic, fit
-        from edgebench.training.losses import cross_entropy
+    def _scratch(self, key: str) -> Path:
+        return self.store.scratch(key)
 
-        notes: list[str] = []
-        with deterministic(named_seed(self.recipe.seed, name, "init")):
-            module = self.source.build(self.dataset.input_shape, self.dataset.classes)
-        where = f"model '{self.source.spec}'"
-        check_classifier(module, self.dataset.input_shape, self.dataset.classes, where=where)
-        if name == "base" and self.source.weights is not None:
-            load_weights(module, self.source.weights)
-            return module.eval(), [f"weights from {self.source.weights.name}"]
-
-        def make(folder: Path) -> None:
-            x, y = self._context("", None).tensors()
-            fit(
-                module,
-                x,
-                cross_entropy(y, probabilities=self._ends_in_softmax(module)),
-                self.recipe.training,
-                seed=named_seed(self.recipe.seed, name, "order"),
-                what=name,
-                on_epoch=self._on_epoch,
-            )
-            _save(module, folder)
-
-        folder = self._step(f"train {name}", self.keys.network(name), make, total=100)
-        _load(module, folder)
-        return module.eval(), notes
-
-    def _torch_step(
-        self,
-        variant: str,
-        key: str,
-        step: PlannedStep,
-        done: list[tuple[PlannedStep, dict[str, Any]]],
-        folder: Path | None,
-    ) -> tuple[Path, dict[str, Any]]:
+    def _torch_step(self, variant: str, key: str, step: PlannedStep, done: list[_Done]) -> Path:
         technique = step.technique
         assert isinstance(technique, TorchTechnique)  # noqa: S101 - `on_torch` said so
 
         def make(new: Path) -> None:
-            module, outcome = technique.apply(
-                self._module(done, folder), step.options, self._context(variant, self._base)
-            )
-            _save(module, new)
-            (new / NOTES).write_text(
-                json.dumps({"structure": outcome.structure, "notes": outcome.notes})
-            )
+            context = self._surroundings.context(self._scratch(key))
+            module, outcome = technique.apply(self._module(done), step.options, context)
+            save_weights(module, new)
+            _write_outcome(new, outcome)
 
-        made = self._step(f"{variant}: {technique.name}", key, make, total=100)
-        return made, json.loads((made / NOTES).read_text())
+        return self.bench.step(f"{variant}: {technique.name}", key, make, total=100)
 
     def _onnx_step(
         self, variant: str, key: str, step: PlannedStep, source: Path
-    ) -> tuple[Path, list[str]]:
+    ) -> tuple[Path, Outcome]:
         from edgebench.exporters.onnx_from_torch import compare_files
 
         technique = step.technique
         assert isinstance(technique, OnnxTechnique)  # noqa: S101 - `on_torch` said so
 
         def make(new: Path) -> None:
-            outcome = technique.apply(
-                source, new / self._model, step.options, self._context(variant, None)
-            )
+            context = self._surroundings.context(self._scratch(key))
+            outcome = technique.apply(source, new / self._model, step.options, context)
             seen = compare_files(source, new / self._model, self.dataset.test_x[:PARITY_EXAMPLES])
-            (new / NOTES).write_text(json.dumps({"notes": [*outcome.notes, seen]}))
+            outcome.notes.append(seen)
+            _write_outcome(new, outcome)
 
-        made = self._step(f"{variant}: {technique.name}", key, make)
-        return made / self._model, json.loads((made / NOTES).read_text())["notes"]
+        made = self.bench.step(f"{variant}: {technique.name}", key, make)
+        return made / self._model, _read_outcome(made)
 
     def _export(self, key: str, name: str, module: Callable[[], nn.Module]) -> tuple[Path, str]:
+        def make(new: Path) -> None:
+            note = self._write(module(), new / self._model)
+            (new / NOTES).write_text(json.dumps({"note": note}))
+
+        made = self.bench.step(f"{name}: export", self._export_key(key), make)
+        return made / self._model, json.loads((made / NOTES).read_text())["note"]
+
+    def _write(self, module: nn.Module, file: Path) -> str:
+        """Export a module in the format the target's runtime reads; what the check saw."""
         from edgebench.exporters.onnx_from_torch import export_onnx
         from edgebench.exporters.pt2_from_torch import export_pt2
 
         examples = self.dataset.test_x[:PARITY_EXAMPLES]
-
-        def make(new: Path) -> None:
-            if self.format == "pt2":
-                note = export_pt2(module(), examples, new / self._model)
-            else:
-                note = export_onnx(module(), examples, new / self._model, opset=self.target.opset)
-            (new / NOTES).write_text(json.dumps({"note": note}))
-
-        made = self._step(f"{name}: export", self._export_key(key), make)
-        return made / self._model, json.loads((made / NOTES).read_text())["note"]
+        if self.format == "pt2":
+            return export_pt2(module, examples, file)
+        return export_onnx(module, examples, file, opset=self.target.opset)
 
     def _export_key(self, before: str) -> str:
         # A program of torch.export knows no ONNX operator set.
         opset = self.target.opset if self.format == "onnx" else None
         return self.keys.export(before, self.format, opset)
 
-    def _module(
-        self, done: list[tuple[PlannedStep, dict[str, Any]]], folder: Path | None
-    ) -> nn.Module:
-        """The module after the steps in `done`, whose last one is stored in `folder`."""
-        from copy import deepcopy
-
-        if self._base is None:
+    def _module(self, done: list[_Done]) -> nn.Module:
+        """The module after the steps in `done`."""
+        if self._surroundings.base is None:
             raise BuildError("there is no base module to start from")
-        module = deepcopy(self._base)
-        context = self._context("", self._base)
-        for step, structure in done:
-            technique = step.technique
+        module = deepcopy(self._surroundings.base)
+        context = self._surroundings.context()
+        for one in done:
+            technique = one.step.technique
             assert isinstance(technique, TorchTechnique)  # noqa: S101 - only such are in `done`
-            module = technique.restructure(module, step.options, structure, context)
-        if folder is not None:
-            _load(module, folder)
+            module = technique.restructure(module, one.step.options, one.structure, context)
+        if done:
+            read_weights(module, done[-1].folder)
         return module.eval()
 
     def _user_file(self, name: str, path: Path, key: str) -> Path:
@@ -311,64 +377,46 @@ class Builder:
         def make(new: Path) -> None:
             onnx.save(model, new / self._model)
 
-        return self._step(f"{name}: check", key, make) / self._model
+        return self.bench.step(f"{name}: check", key, make) / self._model
 
-    def _context(self, purpose: str, base: nn.Module | None) -> Context:
-        new_module = None
-        if self.source.trainable:
 
-            def new_module(**options: Any) -> nn.Module:
-                return self.source.build(self.dataset.input_shape, self.dataset.classes, **options)
-
-        return Context(
-            train_x=self.dataset.train_x,
-            train_y=self.dataset.train_y,
-            classes=self.dataset.classes,
-            training=self.recipe.training,
-            int8=self.int8,  # type: ignore[arg-type] # checked by the target
-            precisions=self.target.precisions,
-            seed=self.recipe.seed,
-            new_module=new_module,
-            base=base,
-            probabilities=self.probabilities,
-            on_epoch=self._on_epoch,
-        )
-
-    def _ends_in_softmax(self, module: nn.Module) -> bool:
+def _answers_of_module(
+    module: nn.Module,
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    def answer(x: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
 
-        from edgebench.metrics.base import looks_like_probabilities
         from edgebench.training.loop import predict
 
-        return looks_like_probabilities(
-            predict(module, torch.from_numpy(self.dataset.test_x[:32])).numpy()
+        answers: NDArray[np.float32] = predict(module, torch.from_numpy(x)).numpy()
+        return answers
+
+    return answer
+
+
+def _answers_of_file(file: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    def answer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        from edgebench.exporters.onnx_from_torch import _answers
+
+        return _answers(file, x).astype(np.float32)
+
+    return answer
+
+
+def _write_outcome(folder: Path, outcome: Outcome) -> None:
+    (folder / NOTES).write_text(
+        json.dumps(
+            {
+                "structure": outcome.structure,
+                "notes": outcome.notes,
+                "figures": [figure.model_dump(mode="json") for figure in outcome.figures],
+            }
         )
-
-    def _on_epoch(self, done: int, total: int, loss: float) -> None:
-        self.progress.advance(100 * done / total, f"epoch {done} of {total}, loss {loss:.3f}")
-
-    def _step(
-        self, name: str, key: str, make: Callable[[Path], None], total: float | None = None
-    ) -> Path:
-        """One entry of the store, with its progress and its time in the record."""
-        self.progress.begin(name, total)
-        start = time.perf_counter()
-        reused = False
-        try:
-            folder, reused = self.store.obtain(key, make)
-        finally:
-            self.progress.end(reused=reused)
-        self.stages.append(Stage(name=name, seconds=time.perf_counter() - start, reused=reused))
-        return folder
+    )
 
 
-def _save(module: nn.Module, folder: Path) -> None:
-    from safetensors.torch import save_model
-
-    save_model(module, str(folder / WEIGHTS))
-
-
-def _load(module: nn.Module, folder: Path) -> None:
-    from safetensors.torch import load_model
-
-    load_model(module, folder / WEIGHTS)
+def _read_outcome(folder: Path) -> Outcome:
+    kept = json.loads((folder / NOTES).read_text())
+    return Outcome(
+        kept["structure"], kept["notes"], [Figure.model_validate(one) for one in kept["figures"]]
+    )

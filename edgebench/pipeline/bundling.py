@@ -72,8 +72,8 @@ def write_bundle(
                 "file": f"models/{v.name}.{v.artifact.format}",
                 "sha256": v.artifact.sha256,
                 "bytes": v.artifact.bytes,
-                "timed": not v.control,
-                "limits": limits if not (v.control or v.name == "base") else {},
+                "timed": not v.beside,
+                "limits": limits if v.judged else {},
             }
             for v in variants
             if v.artifact is not None
@@ -91,6 +91,7 @@ def _place(built: Built, models: Path, root: Path) -> Variant:
             name=built.name,
             chain=chain,
             control=built.control,
+            reference=built.reference,
             status="skipped" if built.skipped else "failed",
             problem=built.problem,
         )
@@ -104,6 +105,7 @@ def _place(built: Built, models: Path, root: Path) -> Variant:
         name=built.name,
         chain=chain,
         control=built.control,
+        reference=built.reference,
         status="not_measured",
         problem="not measured yet",
         artifact=Artifact(
@@ -120,6 +122,7 @@ def _place(built: Built, models: Path, root: Path) -> Variant:
             "sparsity": zeros / parameters if parameters else 0.0,
         },
         notes=built.notes,
+        figures=built.figures,
     )
 
 

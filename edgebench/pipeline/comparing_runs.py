@@ -51,7 +51,7 @@ def compare_runs(
     names = [
         v.name
         for v in first.variants
-        if not v.control
+        if not v.beside
         and v.status == "measured"
         and (other := second.variant(v.name)) is not None
         and other.status == "measured"
@@ -82,7 +82,7 @@ def compare_runs(
         labels = [a, b]
     verdict, text, code = overall(pairs, labels[0], labels[1])
     left_out = sorted(
-        {v.name for run in (first, second) for v in run.variants if not v.control} - set(names)
+        {v.name for run in (first, second) for v in run.variants if not v.beside} - set(names)
     )
     missing = f"{', '.join(left_out)}: not measured in both runs, left out"
     return Comparison(

@@ -7,6 +7,7 @@
     RUN/labels.npy            the test labels [N]; they stay on the host
     RUN/bundle/               what the agent reads (docs/bundle.md)
     RUN/results/              what the agent wrote
+    RUN/search.journal        what a search tried, as Optuna keeps it
     RUN/run.json, report.html, report.md, junit.xml
 """
 
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import ClassVar
 
 from filelock import FileLock, Timeout
 
@@ -35,6 +37,8 @@ class RunFolder:
     """The paths of one run's folder."""
 
     path: Path
+
+    TRIALS: ClassVar[str] = "search.journal"
 
     @property
     def bundle(self) -> Path:
@@ -104,7 +108,7 @@ class RunFolder:
             for old in (self.bundle, self.results):
                 if old.exists():
                     shutil.rmtree(old)
-            for name in (self.build_file.name, self.record_file.name, *REPORTS):
+            for name in (self.build_file.name, self.record_file.name, self.TRIALS, *REPORTS):
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(error, self.path) from error

@@ -25,7 +25,7 @@ from edgebench.pipeline.results import (
     read_samples,
 )
 from edgebench.pipeline.scenario_results import scenario_results
-from edgebench.recipe import Gate
+from edgebench.recipe import Gate, reference_name
 from edgebench.records import BuildRecord, Measurement, RunRecord, Stage, Variant
 from edgebench.store import read_json
 
@@ -54,7 +54,7 @@ def judge_folder(
             result = read_result(folder.results, name, manifest, device["fingerprint"])
             if result.status == "measured":
                 answers = read_outputs(folder.results / name / "outputs.npy", shape)
-                if not variant.control:
+                if not variant.beside:
                     samples[name] = read_samples(folder.results / name / "samples.npz")
                 arrays[name] = answers
                 measured[name] = _measured(variant, result, folder, device, manifest)
@@ -94,6 +94,7 @@ def judge_folder(
         device=device,
         data=build.data,
         variants=tuple(judged),
+        search=build.search,
         landscape=compare.landscape(outputs, [v.name for v in build.variants if v.control]),
         stages=(*build.stages, *stages),
         warnings=tuple(warnings),
@@ -141,7 +142,7 @@ def _measured(
     scenarios = scenario_results(
         result.scenarios,
         place,
-        [] if variant.control else manifest["protocol"]["scenarios"],
+        [] if variant.beside else manifest["protocol"]["scenarios"],
         relative=str(own / "scenarios.npz"),
         processes=manifest["protocol"]["processes"],
     )
@@ -166,7 +167,7 @@ def _measured(
                         **result.evidence,
                         "cold": [one.model_dump() for one in result.cold],
                     },
-                    "samples_file": None if variant.control else str(own / "samples.npz"),
+                    "samples_file": None if variant.beside else str(own / "samples.npz"),
                     "outputs_file": str(own / "outputs.npy"),
                 }
             ),
@@ -203,7 +204,8 @@ def _compared(
             if v.control and v.name != variant.name and v.name in outputs
         )
         weights = _weights(len(outputs["base"].labels), int(build.recipe["seed"]))
-        context = Context(outputs["base"], controls, weights)
+        reference = outputs.get(reference_name(variant.name))
+        context = Context(outputs["base"], controls, weights, reference)
         comparisons |= compare.pair_metrics(outputs[variant.name], context)
         comparisons |= compare.size_ratios(metrics, base.metrics)
     return variant.model_copy(

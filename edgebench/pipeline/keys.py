@@ -71,6 +71,10 @@ class Keys:
             device=device,
         )
 
+    def reference(self, of: str) -> str:
+        """The key of the network that a step's result, of the key `of`, is held against."""
+        return self._key("reference", of=of)
+
     def export(self, before: str, format: str, opset: int | None) -> str:
         """The key of a module's file; `opset` is None where the format has no such thing."""
         return self._key("export", before=before, format=format, opset=opset)

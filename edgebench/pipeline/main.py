@@ -15,6 +15,7 @@ from edgebench.data import Dataset
 from edgebench.data import load as load_data
 from edgebench.errors import (
     NotMeasuredError,
+    RecipeError,
     StorageError,
     UsageError,
 )
@@ -29,9 +30,10 @@ from edgebench.pipeline.judging import judge_folder
 from edgebench.pipeline.plan import PlannedVariant, check_gates, check_required, plan_variants
 from edgebench.pipeline.progress import Progress
 from edgebench.pipeline.results import checked_device
+from edgebench.pipeline.target_probe import TargetProbe
 from edgebench.pipeline.versions import building_code, measuring_code, package_versions
 from edgebench.recipe import Recipe
-from edgebench.records import BuildRecord, Record, RunRecord, Stage
+from edgebench.records import BuildRecord, Record, RunRecord, SearchRecord, Stage
 from edgebench.report.base import write_reports, write_run_json
 from edgebench.store import Store, read_json, write_atomically
 from edgebench.target import Target, host_variable
@@ -50,10 +52,13 @@ class Job:
     progress: Progress
     require: Sequence[str] = ()
     stages: list[Stage] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    searched: SearchRecord | None = None
     planned: tuple[PlannedVariant, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         """Everything the recipe names is looked up now, before any work."""
+        self._check_kind()
         self.planned = plan_variants(self.recipe)
         check_gates(
             self.recipe.gates,
@@ -69,21 +74,30 @@ class Job:
             history = History.open()
             with self._stage("look at the device"):
                 device = checked_device(transport.probe(), where=f"target '{self.target.name}'")
-            build = self.prepare(device)
+            build = self.prepare(device, transport)
             self.measure(transport, build)
             run = self.judge(build)
             publish(run, self.folder, history, self.progress)
         return run
 
-    def prepare(self, device: dict[str, Any] | None) -> BuildRecord:
-        """Build everything and write the bundle. The folder must be held."""
+    def prepare(
+        self, device: dict[str, Any] | None, transport: Transport | None = None
+    ) -> BuildRecord:
+        """Build everything and write the bundle. The folder must be held.
+
+        Without `device` and `transport`, nothing can be asked of the target meanwhile.
+        """
         with self._stage("load model and data"):
             source = find_model(
                 self.recipe.model, weights=self.recipe.weights, options=self.recipe.model_options
             )
             limits = self.recipe.data_limits
             dataset = load_data(
-                self.recipe.data, train=limits.train, test=limits.test, seed=self.recipe.seed
+                self.recipe.data,
+                train=limits.train,
+                test=limits.test,
+                validation=limits.validation,
+                seed=self.recipe.seed,
             )
         int8, why = choose_int8(self.target, device)
         run_id, taken_up = self.folder.take_up(self._plan_key(source, dataset))
@@ -97,7 +111,11 @@ class Job:
             int8,
             Store.default(),
             self.progress,
+            device,
+            self._probe(transport, dataset),
         )
+        if device is None:
+            self.warnings.append(f"int8 was made in the format {int8}: {why}")
         built = self._build(builder, source)
         self.stages += builder.stages
         with self._stage("write the bundle"):
@@ -123,7 +141,8 @@ class Job:
             data=_describe(dataset),
             variants=variants,
             stages=tuple(self.stages),
-            warnings=(f"int8 was made in the format {int8}: {why}",) if device is None else (),
+            warnings=tuple(self.warnings),
+            search=self.searched,
         )
         write_atomically(self.folder.build_file, build.model_dump_json(indent=1))
         return build
@@ -166,7 +185,19 @@ class Job:
         judging = Stage(name="compare and judge", seconds=time.perf_counter() - start)
         return run.model_copy(update={"stages": (*run.stages, judging)})
 
+    def _check_kind(self) -> None:
+        if self.recipe.search is not None:
+            raise RecipeError(
+                "this recipe is one to search with",
+                where=self.recipe.where,
+                hint="use 'edgebench search', or leave 'search' out",
+            )
+
     def _build(self, builder: Builder, source: ModelSource) -> list[Built]:
+        return [*self._build_start(builder, source), *self._build_variants(builder)]
+
+    def _build_start(self, builder: Builder, source: ModelSource) -> list[Built]:
+        """Base first, then the controls."""
         built = [builder.base()]
         controls = self.recipe.controls
         trained = controls.independent if source.trainable else 0
@@ -175,8 +206,17 @@ class Job:
             builder.control_file(trained + i + 1, Path(file))
             for i, file in enumerate(controls.files)
         ]
-        built += [builder.variant(v) for v in self.planned]
         return built
+
+    def _build_variants(self, builder: Builder) -> list[Built]:
+        return [one for planned in self.planned for one in builder.variant(planned)]
+
+    def _probe(self, transport: Transport | None, dataset: Dataset) -> TargetProbe | None:
+        if transport is None:
+            return None
+        return TargetProbe(
+            transport, self.target, self.recipe.protocol, dataset.classes, self.recipe.seed
+        )
 
     def _plan_key(self, source: ModelSource, dataset: Dataset) -> str:
         return value_digest(

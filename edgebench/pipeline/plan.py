@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from edgebench.errors import RecipeError, UnknownNameError
+from edgebench.errors import BuildError, RecipeError, UnknownNameError
 from edgebench.metrics.base import METRICS
 from edgebench.metrics.scenarios import scenario_of
-from edgebench.recipe import Gate, Recipe
+from edgebench.recipe import Gate, Recipe, Step
 from edgebench.scenario import Scenario
 from edgebench.techniques.base import TECHNIQUES, Options, Technique, TorchTechnique
 from edgebench.validation import validated
@@ -46,20 +46,30 @@ def plan_variants(recipe: Recipe) -> tuple[PlannedVariant, ...]:
     planned = []
     for name, chain in recipe.variants.items():
         place = f"{recipe.where}: variant '{name}'"
-        steps = []
-        for step in chain:
-            technique = TECHNIQUES.get(step.technique, where=place)
-            options = validated(
-                technique.Options,
-                step.options,
-                RecipeError,
-                where=place,
-                noun=f"options of '{step.technique}'",
-            )
-            steps.append(PlannedStep(technique(), options))
-        _check_order(steps, place)
-        planned.append(PlannedVariant(name, tuple(steps)))
+        planned.append(PlannedVariant(name, plan_chain(chain, place)))
     return tuple(planned)
+
+
+def plan_chain(chain: Sequence[Step], place: str) -> tuple[PlannedStep, ...]:
+    """One chain, ready to be built; `place` is what messages call it."""
+    steps = []
+    for step in chain:
+        technique = TECHNIQUES.get(step.technique, where=place)
+        options = validated(
+            technique.Options,
+            step.options,
+            RecipeError,
+            where=place,
+            noun=f"options of '{step.technique}'",
+        )
+        made = technique()
+        try:
+            made.check(options)
+        except BuildError as error:
+            raise RecipeError(error.what, where=place, hint=error.hint) from error
+        steps.append(PlannedStep(made, options))
+    _check_order(steps, place)
+    return tuple(steps)
 
 
 def check_gates(
@@ -100,9 +110,10 @@ def check_required(recipe: Recipe, require: Sequence[str]) -> None:
 def _check_order(steps: Sequence[PlannedStep], place: str) -> None:
     for before, after in pairwise(steps):
         first, second = before.technique, after.technique
-        if first.last is not None:
+        closed = first.closed_by(before.options)
+        if closed is not None:
             raise RecipeError(
-                f"'{second.name}' cannot follow '{first.name}': {first.last}",
+                f"'{second.name}' cannot follow '{first.name}': {closed}",
                 where=place,
                 hint=f"put '{first.name}' last",
             )

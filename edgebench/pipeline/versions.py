@@ -12,7 +12,16 @@ from edgebench.hashing import source_digest
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "torch-pruning", "numpy")
 # The folders whose code decides what an artifact holds.
-BUILDING_CODE = ("models", "training", "quantization", "techniques", "exporters")
+BUILDING_CODE = (
+    "models",
+    "training",
+    "pruning",
+    "quantization",
+    "distillation",
+    "factorization",
+    "techniques",
+    "exporters",
+)
 
 
 @cache

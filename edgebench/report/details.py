@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from markupsafe import Markup
+
 from edgebench import stats
 from edgebench.compare import QUANTILES
 from edgebench.records import Estimate, RunRecord, Variant
 from edgebench.report import format as fmt
+from edgebench.report.curves import figure_svg
 from edgebench.report.glossary import words
 from edgebench.report.rows import metric_cell, tone, verdict_word
 
@@ -32,6 +35,7 @@ def variant_details(run: RunRecord, variant: Variant) -> dict[str, Any]:
         "chain": fmt.chain(variant.chain),
         "problem": fmt.plain(variant.problem or ""),
         "notes": [fmt.plain(note) for note in variant.notes],
+        "figures": _figures(run, variant),
         "artifact": variant.artifact,
         "absent": [_absent(n) for n, value in variant.metrics.items() if value is None]
         if variant.status == "measured"
@@ -45,6 +49,17 @@ def variant_details(run: RunRecord, variant: Variant) -> dict[str, Any]:
             if rows
         ],
     }
+
+
+def _figures(run: RunRecord, variant: Variant) -> list[tuple[str, Markup]]:
+    """What the chain's techniques drew, with titles."""
+    place = run.variants.index(variant)
+    drawn = [
+        (fmt.clean(figure.title), figure_svg(figure, f"drawing-{place}-{index}"))
+        for index, figure in enumerate(variant.figures)
+    ]
+    # A drawing escapes what it holds.
+    return [(title, Markup(svg)) for title, svg in drawn if svg]  # noqa: S704
 
 
 def _metric_row(

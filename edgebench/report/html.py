@@ -38,6 +38,7 @@ from edgebench.report.rows import (
 )
 from edgebench.report.scenarios import doubts as scenario_doubts
 from edgebench.report.scenarios import scenario_groups
+from edgebench.report.search import search_columns, search_figure, search_rows
 
 _TOLD = "smallest_detectable_change"
 _COLUMNS: dict[str, Callable[[Row], Cell]] = {
@@ -83,6 +84,7 @@ def render_html(run: RunRecord) -> str:
         "latency": latency_forest(run),
         "tradeoff": accuracy_latency(run),
         "landscape": functional_landscape(run),
+        "search": search_figure(run),
     }
     # The charts escape what they hold; everything else is escaped by the template.
     charts = {k: Markup(v) if v else None for k, v in figures.items()}  # noqa: S704
@@ -108,6 +110,8 @@ def render_html(run: RunRecord) -> str:
         functional=_functional(run),
         functional_words=[words(name) for name in FUNCTIONAL],
         scenarios=scenario_groups(run),
+        trials=search_rows(run),
+        trial_columns=search_columns(run),
         details=[variant_details(run, variant) for variant in ordered(run, controls=True)],
         evidence=[e for v in ordered(run, controls=True) if (e := evidence_of(v)) is not None],
         saturated_db=f"{SATURATED_DB:.0f}",
@@ -180,7 +184,7 @@ def _functional(run: RunRecord) -> list[dict[str, Any]]:
     return [
         {
             "name": fmt.clean(variant.name),
-            "control": variant.control,
+            "control": variant.beside,
             "cells": [comparison_cell(variant, name) for name in FUNCTIONAL],
         }
         for variant in ordered(run, controls=True)

@@ -25,6 +25,7 @@ from edgebench.report.rows import (
     unmet,
     verdict_rows,
 )
+from edgebench.report.search import search_columns, search_rows
 
 # GitHub takes comments of 65,536 characters; the evidence of many models would not leave room.
 _EVIDENCE_BUDGET = 24_000
@@ -56,6 +57,7 @@ def render_markdown(run: RunRecord) -> str:
         lines += ["**Not measured, or to be doubted**", ""]
         lines += [f"- {escape(doubt)}" for doubt in doubts]
         lines += [""]
+    lines += _folded("The search", _search_table(run))
     lines += _folded("Scenarios", scenarios.markdown_lines(run, table, escape))
     lines += _folded("All reasons", [f"- {_all_reasons(row)}" for row in rows if row.reasons])
     lines += _folded("Size and accuracy", _model_table(rows))
@@ -163,13 +165,22 @@ def _model_table(rows: Sequence[Row]) -> list[str]:
 def _functional_table(run: RunRecord) -> list[str]:
     body = [
         (
-            escape(v.name) + (" (control)" if v.control else ""),
+            escape(v.name) + (" (control)" if v.beside else ""),
             *(comparison_cell(v, name).line for name in FUNCTIONAL),
         )
         for v in ordered(run, controls=True)
         if any(name in v.comparisons for name in FUNCTIONAL)
     ]
     return table(("Model", *(words(name).label for name in FUNCTIONAL)), body) if body else []
+
+
+def _search_table(run: RunRecord) -> list[str]:
+    """Every chain a search tried, the front first."""
+    rows = search_rows(run)
+    if not rows:
+        return []
+    head = ("Trial", *search_columns(run), "Outcome", "Chain")
+    return table(head, [(r.name, *r.values, escape(r.outcome), escape(r.chain)) for r in rows])
 
 
 def _measured_table(run: RunRecord) -> list[str]:

@@ -60,8 +60,8 @@ class Row:
 
 def ordered(run: RunRecord, *, controls: bool = False) -> list[Variant]:
     """Base, then the variants in the recipe's order, then the controls where they are wanted."""
-    wanted = [v for v in run.variants if controls or not v.control]
-    return sorted(wanted, key=lambda v: (v.name != "base", v.control))
+    wanted = [v for v in run.variants if controls or not v.beside]
+    return sorted(wanted, key=lambda v: (v.name != "base", v.beside))
 
 
 def verdict_word(variant: Variant) -> str:
@@ -72,7 +72,7 @@ def verdict_word(variant: Variant) -> str:
         return _STATUS_WORDS[variant.status]
     if variant.name == "base":
         return "reference"
-    return "control" if variant.control else "NO VERDICT"
+    return "control" if variant.beside else "NO VERDICT"
 
 
 def run_word(run: RunRecord) -> str:

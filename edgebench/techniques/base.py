@@ -60,8 +60,9 @@ class Context:
     `training`: how base was trained; `int8`: the quantization format the target asks for; `opset`:
     the ONNX operator set its runtime reads; `vector_width`: how many float32 channels one vector
     register of its processor holds. `new_module(**options)` makes another network by base's
-    factory; `base` is the trained base model (the teacher), not to be changed; `probabilities`:
-    base's answers are probabilities, not logits. `latency_ratios` measures modules on the target,
+    factory, `initial_module()` base's own with the first weights base was trained from (None where
+    its weights were given); `base` is the trained base model (the teacher), not to be changed;
+    `probabilities`: base's answers are probabilities, not logits. `latency_ratios` measures modules on the target,
     each over base; None where the target cannot be reached. `stranger_distance` is the mean
     activation distance of the independent controls from base on the validation examples; None
     where there is no control. `scratch`: a folder where trainings leave their checkpoints.
@@ -76,6 +77,7 @@ class Context:
     seed: int
     new_module: Callable[..., nn.Module] | None
     base: nn.Module | None
+    initial_module: Callable[[], nn.Module] | None = None
     probabilities: bool = False
     on_epoch: Callable[[int, int, float], None] | None = None
     validation_x: NDArray[np.float32] | None = None
@@ -173,7 +175,7 @@ class Technique(ABC):
         """Raise BuildError for options that cannot work whatever the model; before any work."""
 
     def measures(self, options: Any) -> bool:
-        """Whether the result rests on latencies of the target: then it holds for that alone."""
+        """Whether the result rests on what the device is or how fast: then it is that one's alone."""
         return False
 
 
@@ -182,15 +184,16 @@ class TorchTechnique(Technique):
 
     level = "torch"
 
-    def reference(
-        self, module: nn.Module, options: Any, context: Context
-    ) -> tuple[nn.Module, str] | None:
-        """A network of `module`'s shape to measure beside the result, and what it is; or None.
+    def reference_text(self, options: Any) -> str | None:
+        """What `reference` gives, in words; None where there is nothing to hold the result against.
 
-        So that what training on alone would have given is not counted as the technique's. `module`
-        is a copy and may be changed.
+        So that what training on alone would have given is not counted as the technique's.
         """
         return None
+
+    def reference(self, module: nn.Module, options: Any, context: Context) -> nn.Module:
+        """A network of `module`'s shape to measure beside the result; `module` may be changed."""
+        raise NotImplementedError
 
     @abstractmethod
     def apply(self, module: nn.Module, options: Any, context: Context) -> tuple[nn.Module, Outcome]:

@@ -32,7 +32,7 @@ class Progress:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     order: torch.Generator
-    average: nn.Module | None
+    average: torch.optim.swa_utils.AveragedModel | None
     beside: nn.Module | None
     identity: str
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,82 +81,155 @@ def fit(
     BuildError
         The loss is not finite, or the module fails while it trains; `what` names what was trained.
     """
-    import torch
-
-    tensors = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
-    n = len(tensors[0])
-    device = training_device(settings)
-    layout = _layout(module, tensors)
-    _place(module, device, layout)
-    if beside is not None:
-        beside.to(device)
-    on_device = tuple(t.to(device) for t in tensors)
-    order = torch.Generator().manual_seed(seed)
-    parts = [module] if beside is None else [module, beside]
-    parameters = [p for part in parts for p in part.parameters() if p.requires_grad]
     if not any(p.requires_grad for p in module.parameters()):
         raise BuildError(f"training {what} failed: the model has no parameter to train")
-    optimizer = make_optimizer(parameters, settings)
-    batches = math.ceil(n / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(settings, batches))
-    average = _average(module, settings)
-    progress = Progress(
+    session = _Session.start(
         module,
-        optimizer,
-        schedule,
-        order,
-        average,
-        beside,
-        identity=f"{what} {seed} {n} {settings.model_dump_json()}",
+        inputs,
+        loss,
+        settings,
+        seed=seed,
+        what=what,
+        on_update=on_update,
+        beside=beside,
     )
-    updates = batches * settings.epochs
     with deterministic(seed):
-        done = progress.load(checkpoint) if checkpoint is not None else 0
-        for part in parts:
+        done = session.progress.load(checkpoint) if checkpoint is not None else 0
+        for part in session.parts:
             part.train()
         for epoch in range(done, settings.epochs):
-            total = torch.zeros((), device=device)
-            for number, chosen in enumerate(
-                torch.split(torch.randperm(n, generator=order), settings.batch_size)
-            ):
-                # Batch normalisation cannot learn from a single example that is left over.
-                if len(chosen) == 1 < min(n, settings.batch_size):
-                    continue
-                batch = _batch(on_device, chosen, settings, order, layout)
-                optimizer.zero_grad(set_to_none=True)
-                try:
-                    with _precision(device):
-                        value = loss(module(*batch.inputs), batch)
-                    value.backward()  # type: ignore[no-untyped-call]
-                except BuildError:
-                    raise
-                except Exception as error:
-                    raise BuildError(
-                        f"training {what} failed: {type(error).__name__}: "
-                        f"{one_line(str(error), 200)}",
-                        hint="the model must train on batches of the recipe's batch_size and give "
-                        "one tensor",
-                    ) from error
-                total += value.detach() * len(chosen)
-                # Waiting for a GPU at every update would leave it idle; there, once an epoch.
-                if device.type == "cpu" or number == batches - 1:
-                    _check_finite(float(total), what, epoch)
-                optimizer.step()
-                schedule.step()
-                if average is not None:
-                    average.update_parameters(module)
-                if on_update is not None:
-                    on_update(epoch * batches + number + 1, updates)
+            mean = session.epoch(epoch)
             if on_epoch is not None:
-                on_epoch(epoch + 1, settings.epochs, float(total) / n)
+                on_epoch(epoch + 1, settings.epochs, mean)
             if checkpoint is not None:
-                progress.save(checkpoint, epoch + 1)
-    if average is not None:
-        module.load_state_dict(average.module.state_dict())
-        if on_update is not None:
-            on_update(updates, updates)
-    for part in parts:
-        _place(part.eval(), torch.device("cpu"), torch.contiguous_format)
+                session.progress.save(checkpoint, epoch + 1)
+    session.finish()
+
+
+@dataclass
+class _Session:
+    """One training under way: everything is on its device, and `progress` is what changes."""
+
+    progress: Progress
+    inputs: tuple[torch.Tensor, ...]
+    loss: Loss
+    settings: Training
+    what: str
+    device: torch.device
+    layout: torch.memory_format
+    on_update: OnUpdate | None
+
+    @classmethod
+    def start(
+        cls,
+        module: nn.Module,
+        inputs: torch.Tensor | Sequence[torch.Tensor],
+        loss: Loss,
+        settings: Training,
+        *,
+        seed: int,
+        what: str,
+        on_update: OnUpdate | None,
+        beside: nn.Module | None,
+    ) -> _Session:
+        """Move everything to its device and set up what changes."""
+        import torch
+
+        tensors = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
+        device = training_device(settings)
+        layout = _layout(module, tensors)
+        _place(module, device, layout)
+        if beside is not None:
+            beside.to(device)
+        parts = [module] if beside is None else [module, beside]
+        optimizer = make_optimizer(
+            [p for part in parts for p in part.parameters() if p.requires_grad], settings
+        )
+        batches = math.ceil(len(tensors[0]) / settings.batch_size)
+        factor = rate_factor(settings, batches)
+        progress = Progress(
+            module,
+            optimizer,
+            torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
+            torch.Generator().manual_seed(seed),
+            _average(module, settings),
+            beside,
+            identity=f"{what} {seed} {len(tensors[0])} {settings.model_dump_json()}",
+        )
+        on_device = tuple(t.to(device) for t in tensors)
+        return cls(progress, on_device, loss, settings, what, device, layout, on_update)
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The module, and what is trained beside it."""
+        module, beside = self.progress.module, self.progress.beside
+        return [module] if beside is None else [module, beside]
+
+    def epoch(self, number: int) -> float:
+        """Train on every example once; returns the mean loss."""
+        import torch
+
+        n, size = len(self.inputs[0]), self.settings.batch_size
+        batches = math.ceil(n / size)
+        total = torch.zeros((), device=self.device)
+        order = torch.randperm(n, generator=self.progress.order)
+        for index, chosen in enumerate(torch.split(order, size)):
+            # Batch normalisation cannot learn from a single example that is left over.
+            if len(chosen) == 1 < min(n, size):
+                continue
+            total += self._update(chosen) * len(chosen)
+            # Waiting for a GPU at every update would leave it idle; there, once an epoch.
+            if self.device.type == "cpu" or index == batches - 1:
+                _check_finite(float(total), self.what, number)
+            if self.on_update is not None:
+                self.on_update(number * batches + index + 1, batches * self.settings.epochs)
+        return float(total) / n
+
+    def _update(self, chosen: torch.Tensor) -> torch.Tensor:
+        """One update of the weights; returns its loss."""
+        batch = self._batch(chosen)
+        progress = self.progress
+        progress.optimizer.zero_grad(set_to_none=True)
+        try:
+            with _precision(self.device):
+                value = self.loss(progress.module(*batch.inputs), batch)
+            value.backward()  # type: ignore[no-untyped-call]
+        except BuildError:
+            raise
+        except Exception as error:
+            raise BuildError(
+                f"training {self.what} failed: {type(error).__name__}: {one_line(str(error), 200)}",
+                hint="the model must train on batches of the recipe's batch_size and give one "
+                "tensor",
+            ) from error
+        progress.optimizer.step()
+        progress.schedule.step()
+        if progress.average is not None:
+            progress.average.update_parameters(progress.module)
+        return value.detach()
+
+    def _batch(self, chosen: torch.Tensor) -> Batch:
+        chosen = chosen.to(self.device)
+        parts = [t[chosen] for t in self.inputs]
+        how = self.settings.augment
+        if not how.nothing:
+            parts[0] = augment(parts[0], how, self.progress.order)
+        parts = [p.contiguous(memory_format=self.layout) if p.dim() == 4 else p for p in parts]
+        return Batch(tuple(parts), chosen, augmented=not how.nothing)
+
+    def finish(self) -> None:
+        """Put averaged weights in place, and everything back on the processor."""
+        import torch
+
+        progress = self.progress
+        if progress.average is not None:
+            progress.module.load_state_dict(progress.average.module.state_dict())
+            updates = math.ceil(len(self.inputs[0]) / self.settings.batch_size)
+            updates *= self.settings.epochs
+            if self.on_update is not None:
+                self.on_update(updates, updates)
+        for part in self.parts:
+            _place(part.eval(), torch.device("cpu"), torch.contiguous_format)
 
 
 def predict(
@@ -175,22 +249,6 @@ def predict(
         )
 
 
-def _batch(
-    inputs: tuple[torch.Tensor, ...],
-    chosen: torch.Tensor,
-    settings: Training,
-    order: torch.Generator,
-    layout: torch.memory_format,
-) -> Batch:
-    chosen = chosen.to(inputs[0].device)
-    parts = [t[chosen] for t in inputs]
-    changed = not settings.augment.nothing
-    if changed:
-        parts[0] = augment(parts[0], settings.augment, order)
-    parts = [p.contiguous(memory_format=layout) if p.dim() == 4 else p for p in parts]
-    return Batch(tuple(parts), chosen, augmented=changed)
-
-
 def _place(module: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
     """Move a module in place; torch's type stubs know no memory format of modules."""
     module.to(device)
@@ -204,7 +262,10 @@ def _layout(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.memory
 
     images = any(t.dim() == 4 for t in inputs)
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
-    return torch.channels_last if images and convolves else torch.contiguous_format
+    # torch refuses the layout where a module also has weights of volumes.
+    volumes = any(p.dim() == 5 for p in module.parameters())
+    suits = images and convolves and not volumes
+    return torch.channels_last if suits else torch.contiguous_format
 
 
 def _precision(device: torch.device) -> AbstractContextManager[None]:

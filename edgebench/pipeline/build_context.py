@@ -1,0 +1,148 @@
+"""What techniques may draw on while a run's chains are built: data, base, the target itself."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebench.data import Dataset
+from edgebench.errors import BuildError
+from edgebench.pipeline.networks import Networks
+from edgebench.pipeline.target_probe import TargetProbe
+from edgebench.recipe import Recipe
+from edgebench.target import Target
+from edgebench.techniques.base import Context
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# How many float32 channels a vector register holds, by the flags of the processor, widest first.
+VECTOR_WIDTHS = {
+    "avx512f": 16,
+    "avx2": 8,
+    "avx": 8,
+    "asimd": 4,
+    "neon": 4,
+}
+# Where the processor is not known, or a GPU counts: tensor cores want multiples of eight.
+USUAL_WIDTH = 8
+# The inputs that take turns while candidates are timed.
+INPUTS = 64
+
+
+@dataclass
+class BuildContext:
+    """Makes the contexts of one run.
+
+    `device` is the agent's `device.json`, `probe` the way to measure on the target; both None
+    where the target cannot be reached. `export` writes a module as the target's file;
+    `base_file` gives base's. `controls` answer examples [N, ...] with [N, classes], one for each
+    independent network; they are filled in as controls are built.
+    """
+
+    recipe: Recipe
+    target: Target
+    dataset: Dataset
+    int8: str
+    networks: Networks
+    device: dict[str, Any] | None
+    probe: TargetProbe | None
+    export: Callable[[nn.Module, Path], object]
+    base_file: Callable[[], Path]
+    suffix: str
+    probabilities: bool = False
+    base: nn.Module | None = None
+    answer_base: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
+    controls: list[Callable[[NDArray[np.float32]], NDArray[np.float32]]] = field(
+        default_factory=list
+    )
+
+    def context(self, scratch: Path | None = None) -> Context:
+        """The context of one step; `scratch` is where its trainings leave their checkpoints."""
+        trainable = self.networks.source.trainable
+        own_weights = self.networks.source.weights is not None
+        held_out = len(self.dataset.validation_y) > 0
+        return Context(
+            train_x=self.dataset.train_x,
+            train_y=self.dataset.train_y,
+            classes=self.dataset.classes,
+            training=self.recipe.training,
+            int8=self.int8,  # type: ignore[arg-type] # checked by the target
+            precisions=self.target.precisions,
+            seed=self.recipe.seed,
+            new_module=self._new_module if trainable else None,
+            initial_module=self._initial_module if trainable and not own_weights else None,
+            base=self.base,
+            probabilities=self.probabilities,
+            on_epoch=self.networks.bench.on_epoch,
+            validation_x=self.dataset.validation_x if held_out else None,
+            validation_y=self.dataset.validation_y if held_out else None,
+            held_out=held_out,
+            opset=self.target.opset,
+            vector_width=self.vector_width,
+            latency_ratios=self._latency_ratios if self.probe is not None else None,
+            stranger_distance=self._stranger_distance if self.controls else None,
+            scratch=scratch,
+        )
+
+    @cached_property
+    def vector_width(self) -> int:
+        """How many float32 channels one vector register of the target's processor holds."""
+        flags = set() if self.device is None else set(self.device["identity"]["cpu_flags"])
+        return next((width for flag, width in VECTOR_WIDTHS.items() if flag in flags), USUAL_WIDTH)
+
+    def _new_module(self, **options: Any) -> nn.Module:
+        return self.networks.source.build(self.dataset.input_shape, self.dataset.classes, **options)
+
+    def _initial_module(self) -> nn.Module:
+        return self.networks.fresh("base")
+
+    def _latency_ratios(self, modules: Sequence[nn.Module]) -> list[float]:
+        """The latency of each module on the target, over base's."""
+        assert self.probe is not None  # noqa: S101 - `context` saw to it
+        with tempfile.TemporaryDirectory(prefix="edgebench-candidates-") as name:
+            files = {}
+            for index, module in enumerate(modules):
+                file = Path(name) / f"candidate-{index}{self.suffix}"
+                self.export(module, file)
+                files[f"candidate-{index}"] = file
+            inputs = self.dataset.train_x[: max(INPUTS, self.recipe.protocol.batch)]
+            found = self.probe.measure(self.base_file(), files, inputs)
+        return [_point(found[name].ratio.point) for name in files]
+
+    def _stranger_distance(self) -> float:
+        return self._measured_distance
+
+    @cached_property
+    def _measured_distance(self) -> float:
+        """The mean activation distance of the controls from base on the validation examples."""
+        from edgebench.metrics.activation_distance import distances
+        from edgebench.metrics.base import Outputs
+
+        x, y = (tensor.numpy() for tensor in self.context().validation())
+        if self.answer_base is None:
+            raise BuildError("there is no base to measure a distance from")
+        base = Outputs(self.answer_base(x), y, self.probabilities)
+        each = [
+            float(distances(Outputs(answers, y, self.probabilities), base).mean())
+            for answers in self.control_answers
+        ]
+        return float(np.mean(each))
+
+    @cached_property
+    def control_answers(self) -> list[NDArray[np.float32]]:
+        """Each control's answers to the validation examples, [N, classes]."""
+        x = self.context().validation()[0].numpy()
+        return [answer(x) for answer in self.controls]
+
+
+def _point(value: float | None) -> float:
+    assert value is not None  # noqa: S101 - the probe raises where there is none
+    return value
