@@ -1,101 +1,152 @@
-"""Post-training quantization: int8, static, calibrated on training data (ONNX Runtime)."""
+"""Post-training quantization of ONNX files: static int8, dynamic int8, or the weights alone."""
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgebench.agent.runtimes.onnxruntime import plain_message
-from edgebench.errors import BuildError
+from edgebench.errors import BuildError, EdgebenchError
 from edgebench.techniques.base import TECHNIQUES, Context, OnnxTechnique, Options, Outcome
+
+if TYPE_CHECKING:
+    from edgebench.quantization.mixed_precision import Judge
+    from edgebench.quantization.prepare import Prepared
+    from edgebench.quantization.running import Feed
+
+# Options that only one mode knows.
+STATIC = ("calibration", "percentile", "bias_correction", "keep_float")
+WEIGHT_ONLY = ("group_size", "kernel")
+SMALLEST_GROUP = 16
+
+
+class KeepFloat(Options):
+    """Which limit decides how many operators stay in float."""
+
+    metric: Literal["accuracy", "functional_preservation", "sqnr"] = Field(
+        "accuracy", description="what is limited, on validation examples"
+    )
+    limit: float = Field(
+        description="largest accuracy loss (percentage points), least functional preservation, "
+        "or least SQNR (dB)"
+    )
+    most: int | None = Field(
+        None, ge=1, description="most operators left in float; unset: all but one"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> KeepFloat:
+        if self.metric == "accuracy" and not 0 <= self.limit <= 100:
+            raise ValueError("an accuracy loss is a limit from 0 to 100 percentage points")
+        if self.metric == "functional_preservation" and not self.limit < 1:
+            raise ValueError("a functional preservation of 1 is the float file itself: take less")
+        if self.metric == "sqnr" and not 0 < self.limit < np.inf:
+            raise ValueError("an SQNR is a limit above 0 dB")
+        return self
 
 
 class PtqOptions(Options):
     """Options of `ptq`."""
 
-    bits: Literal[8] = Field(8, description="bits of weights and activations")
-    calibration: Literal["minmax", "percentile"] = Field(
-        "minmax", description="how activation ranges are found"
+    mode: Literal["static", "dynamic", "weight-only"] = Field(
+        "static", description="int8 calibrated, int8 with ranges found at run time, or weights only"
     )
-    percentile: float = Field(99.999, gt=90, le=100, description="for calibration: percentile")
+    bits: Literal[8, 4] = Field(8, description="bits of the weights; 4 for mode: weight-only")
+    calibration: Literal["minmax", "percentile", "mse"] = Field(
+        "minmax",
+        description="static: ranges from extremes, a percentile, or the least squared error "
+        "(of activations and of weights)",
+    )
+    percentile: float = Field(
+        99.999, gt=90, le=100, description="for calibration: percentile; % of values in the range"
+    )
     examples: int = Field(256, ge=1, le=100000, description="training examples to calibrate on")
     per_channel: bool = Field(True, description="one weight scale a channel, else one a tensor")
+    group_size: int | None = Field(
+        None, description="weight-only: weights that share a scale, a power of two from 16"
+    )
+    kernel: Literal["dequantize", "matmul-nbits"] = Field(
+        "dequantize",
+        description="weight-only: DequantizeLinear, or ONNX Runtime's MatMulNBits (dense layers)",
+    )
+    bias_correction: bool = Field(
+        False, description="static: take the mean error of each layer's output from its bias"
+    )
+    equalize: bool = Field(
+        False, description="even out channel ranges between consecutive layers first"
+    )
+    exclude: list[str] = Field(
+        [], description="layers left in float: the module's name or the ONNX operator's"
+    )
+    keep_float: KeepFloat | None = Field(
+        None, description="static: leave the most damaged operators in float until a limit holds"
+    )
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> PtqOptions:
+        fields = type(self).model_fields
+        set_ = {name for name in fields if getattr(self, name) != fields[name].default}
+        for names, mode in ((STATIC, "static"), (WEIGHT_ONLY, "weight-only")):
+            foreign = next((name for name in names if name in set_), None)
+            if foreign is not None and self.mode != mode:
+                raise ValueError(f"'{foreign}' is for mode: {mode}, not {self.mode}")
+        if self.bits == 4 and self.mode != "weight-only":
+            raise ValueError("bits: 4 needs mode: weight-only; no runtime computes in 4 bits")
+        if "percentile" in set_ and self.calibration != "percentile":
+            raise ValueError(f"'percentile' is for calibration: percentile, not {self.calibration}")
+        if "examples" in set_ and self.mode != "static" and not self.equalize:
+            raise ValueError(f"mode: {self.mode} uses no calibration examples")
+        if self.group_size is not None:
+            size = self.group_size
+            if size < SMALLEST_GROUP or size & (size - 1):
+                raise ValueError(
+                    f"'group_size' is {size}, not a power of two from {SMALLEST_GROUP} on"
+                )
+            if not self.per_channel:
+                raise ValueError("groups lie within a channel: leave 'per_channel' on")
+        if self.kernel == "matmul-nbits" and not self.per_channel:
+            raise ValueError("matmul-nbits has scales within channels: leave 'per_channel' on")
+        return self
 
 
 @TECHNIQUES.register("ptq")
 class Ptq(OnnxTechnique):
-    """Quantize weights and activations to int8 with ONNX Runtime's static quantizer.
+    """Quantize a trained file with ONNX Runtime's quantizers, without training.
 
-    The format follows the target: x86 without VNNI gets seven-bit weights, since its kernels
-    saturate; TensorRT gets symmetric ranges and a float bias, since its parser takes nothing else.
+    Static int8 follows the target's format: x86 without VNNI gets seven-bit weights, since its
+    kernels saturate; TensorRT gets symmetric ranges and float biases, since its parser takes
+    nothing else.
     """
 
     name = "ptq"
-    summary = "static int8, calibrated on training data, in the target's format"
+    summary = "static int8 in the target's format, dynamic int8, or int8 or int4 weights"
     Options: ClassVar[type[Options]] = PtqOptions
     last = "its ranges hold only for the weights it saw"
     for_target = True
 
     def apply(self, source: Path, destination: Path, options: Any, context: Context) -> Outcome:
-        """Prepare, calibrate and quantize; check that something was quantized."""
-        import onnx
-        from onnxruntime.quantization import (
-            CalibrationMethod,
-            QuantFormat,
-            QuantType,
-            quantize_static,
-        )
-        from onnxruntime.quantization.shape_inference import quant_pre_process
+        """Quantize in the mode asked for; what was achieved is counted, not assumed."""
+        from edgebench.quantization.on_host import quiet_logging
 
-        if "int8" not in context.precisions:
+        if options.mode != "weight-only" and "int8" not in context.precisions:
             raise BuildError("the target runs no int8", hint="see 'precisions' in its file")
-        symmetric = context.int8 == "s8s8-symmetric"
-        methods = {
-            "minmax": CalibrationMethod.MinMax,
-            "percentile": CalibrationMethod.Percentile,
-        }
-        extra: dict[str, Any] = {"ActivationSymmetric": symmetric, "WeightSymmetric": True}
-        if symmetric:
-            extra["QuantizeBias"] = False
-        if options.calibration == "percentile":
-            extra["CalibPercentile"] = options.percentile
-        unsigned = context.int8.startswith("u8")
-        chosen = calibration_examples(context, options.examples)
         try:
-            with tempfile.TemporaryDirectory(prefix="edgebench-ptq-") as folder, _quiet():
-                prepared = Path(folder) / "prepared.onnx"
-                quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-                quantize_static(
-                    str(prepared),
-                    str(destination),
-                    _reader(prepared, chosen),
-                    quant_format=QuantFormat.QDQ,
-                    per_channel=options.per_channel,
-                    reduce_range=context.int8 == "u8s8-reduced",
-                    activation_type=QuantType.QUInt8 if unsigned else QuantType.QInt8,
-                    weight_type=QuantType.QInt8,
-                    calibrate_method=methods[options.calibration],
-                    extra_options=extra,
-                )
-            model = onnx.load(destination)
-        except OSError:
+            with tempfile.TemporaryDirectory(prefix="edgebench-ptq-") as name, quiet_logging():
+                make = _static if options.mode == "static" else _without_calibration
+                return make(source, destination, options, context, Path(name))
+        except (EdgebenchError, OSError):
             # A full disk is no fault of the model.
             raise
         except Exception as error:
             raise BuildError(
                 f"ONNX Runtime cannot quantize this model: {plain_message(error)}"
             ) from error
-        count = sum(node.op_type == "DequantizeLinear" for node in model.graph.node)
-        if not count:
-            raise BuildError("ONNX Runtime found no operator to quantize in this model")
-        return Outcome(notes=[f"int8 format {context.int8}, {len(chosen)} calibration examples"])
 
 
 def calibration_examples(context: Context, count: int) -> NDArray[np.float32]:
@@ -112,39 +163,137 @@ def calibration_examples(context: Context, count: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(context.train_x[np.sort(chosen)])
 
 
-def _reader(model: Path, examples: NDArray[np.float32]) -> Any:
-    """A calibration reader in batches the model takes."""
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader
+def _static(
+    source: Path, destination: Path, options: PtqOptions, context: Context, folder: Path
+) -> Outcome:
+    """Static int8: prepare, equalize, calibrate, choose what stays float, quantize, correct."""
+    from edgebench.quantization.bias_correction import Correction, correct_biases
+    from edgebench.quantization.calibration import Calibration
+    from edgebench.quantization.mixed_precision import keep_in_float
+    from edgebench.quantization.prepare import prepare
+    from edgebench.quantization.static_int8 import FORMATS, calibrated, describe_achieved
 
-    graph = onnx.load(model, load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    entry = next(value for value in graph.input if value.name not in weights)
-    # One example at a time also serves a model whose batch is fixed at one.
-    batch = max(1, entry.type.tensor_type.shape.dim[0].dim_value)
+    prepared = prepare(source, folder / "prepared.onnx")
+    leave: Sequence[str] = prepared.nodes(options.exclude)
+    feed = _calibration_feed(prepared, options, context)
+    notes = [f"int8 format {context.int8}, {len(feed.examples)} calibration examples"]
+    judged = None if options.keep_float is None else _judge(prepared, source, options, context)
+    if options.equalize:
+        from edgebench.quantization.equalization import equalize
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Feeds the examples once."""
+        notes += equalize(prepared, feed)
+    int8 = FORMATS[context.int8]
+    quantizer = calibrated(
+        prepared,
+        feed,
+        Calibration(options.calibration, options.percentile),
+        int8,
+        per_channel=options.per_channel,
+        folder=folder,
+    )
+    correction: list[Correction] = []
 
-        def __init__(self) -> None:
-            self.feeds: Iterator[dict[str, Any]] = (
-                {entry.name: examples[i : i + batch]}
-                for i in range(0, len(examples) - batch + 1, batch)
+    def build(left: Sequence[str]) -> Path:
+        quantizer.quantize(destination, leave=left)
+        if options.bias_correction:
+            correction[:] = [correct_biases(prepared, destination, feed, int8)]
+        return destination
+
+    figures = []
+    if options.keep_float is None or judged is None:
+        build(leave)
+    else:
+        kept = keep_in_float(
+            prepared,
+            quantizer,
+            build,
+            judged[0],
+            judged[1],
+            leave=leave,
+            most=options.keep_float.most,
+            folder=folder,
+        )
+        notes += [*kept.notes, f"decided on {context.decided_on()}"]
+        figures = kept.figures
+    notes.append(describe_achieved(destination, prepared, int8))
+    notes += [one.sentence() for one in correction]
+    return Outcome(notes=notes, figures=figures)
+
+
+def _without_calibration(
+    source: Path, destination: Path, options: PtqOptions, context: Context, folder: Path
+) -> Outcome:
+    """Dynamic int8, or integer weights alone."""
+    from edgebench.quantization.prepare import named_copy, prepare
+
+    notes: list[str] = []
+    if options.equalize:
+        from edgebench.quantization.equalization import equalize
+
+        prepared = prepare(source, folder / "prepared.onnx")
+        notes = equalize(prepared, _calibration_feed(prepared, options, context))
+    else:
+        prepared = named_copy(source, folder / "named.onnx")
+    exclude = prepared.nodes(options.exclude)
+    if options.mode == "dynamic":
+        from edgebench.quantization.dynamic import quantize_dynamically
+
+        notes += quantize_dynamically(
+            prepared.path,
+            destination,
+            per_channel=options.per_channel,
+            reduce_range=context.int8 == "u8s8-reduced",
+            exclude=exclude,
+        )
+    else:
+        from edgebench.quantization.weight_only import quantize_weights
+
+        notes += quantize_weights(
+            prepared.path,
+            destination,
+            bits=options.bits,
+            per_channel=options.per_channel,
+            group_size=options.group_size,
+            kernel=options.kernel,
+            exclude=exclude,
+            opset=context.opset,
+        )
+    return Outcome(notes=notes)
+
+
+def _calibration_feed(prepared: Prepared, options: PtqOptions, context: Context) -> Feed:
+    from edgebench.quantization.running import feed_for
+
+    chosen = calibration_examples(context, options.examples)
+    return feed_for(prepared.path, chosen, what="calibration examples")
+
+
+def _judge(
+    prepared: Prepared, source: Path, options: PtqOptions, context: Context
+) -> tuple[Judge, Feed]:
+    """What `keep_float` decides by, and the validation examples it decides on."""
+    from edgebench.metrics.base import Outputs
+    from edgebench.quantization.mixed_precision import Judge
+    from edgebench.quantization.running import answers, feed_for
+
+    assert options.keep_float is not None  # noqa: S101 - the caller asked
+    metric = options.keep_float.metric
+    stranger = None
+    if metric == "functional_preservation":
+        if context.stranger_distance is None:
+            raise BuildError(
+                "keep_float by functional_preservation needs controls, whose distance is its scale",
+                hint="controls: {independent: 2}, or limit accuracy or sqnr",
             )
+        stranger = context.stranger_distance()
+    x, y = context.validation()
+    feed = feed_for(prepared.path, x.numpy(), what="validation examples")
+    labels = y.numpy()[: len(feed.examples)]
+    file = Outputs(answers(source, feed), labels, context.probabilities)
+    base = file
+    if context.base is not None:
+        from edgebench.training.loop import predict
 
-        def get_next(self) -> dict[str, Any] | None:
-            """The next batch, or None at the end."""
-            return next(self.feeds, None)
-
-    return Reader()
-
-
-class _quiet:  # noqa: N801 - a context manager used like a function
-    """Keeps the quantizer's advice, and the tracebacks it logs, off the user's screen."""
-
-    def __enter__(self) -> None:
-        self.before = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self.before)
+        given = predict(context.base, x[: len(feed.examples)]).numpy()
+        base = Outputs(given, labels, context.probabilities)
+    return Judge(metric, options.keep_float.limit, file, base, stranger), feed

@@ -50,6 +50,7 @@ COUNTS: list[tuple[str, dict[str, Any], Shape, int, int, int]] = [
     ("vit", {}, RGB, 100, 822_756, 0),
     ("vit", {}, RGB, 10, 811_146, 0),
     ("dscnn", {}, RGB, 10, 82_090, 2_400),
+    ("convnet", {}, RGB, 10, 77_866, 576),
     ("teacher-large-mnist", {}, MNIST, 10, 2_560_906, 0),
     ("teacher-small-mnist", {}, MNIST, 10, 1_433_610, 0),
     ("teacher-large-fashion-mnist", {}, MNIST, 10, 2_339_850, 0),
@@ -72,6 +73,7 @@ SMALLEST = {
     "vgg19": 32,
     "vgg16-bn": 32,
     "dscnn": 5,
+    "convnet": 3,
     "teacher-large-mnist": 5,
     "teacher-small-mnist": 3,
     "teacher-large-fashion-mnist": 9,
@@ -223,6 +225,8 @@ def test_every_network_can_be_traced_for_any_batch(name: str) -> None:
         ("vgg11", {}),
         ("vit", {"depth": 2}),
         ("dscnn", {"residual": True}),
+        ("convnet", {}),
+        ("convnet", {"residual": False}),
         ("teacher-large-cifar10", {}),
     ],
 )
@@ -427,13 +431,44 @@ def test_dscnn_adds_the_input_where_shapes_allow() -> None:
     assert added == [True, False, False, True]
 
 
-def test_dscnn_costs_what_it_says() -> None:
-    module = MODELS.get("dscnn")().eval()
+def test_convnet_is_built_as_a_recipe_asks() -> None:
+    asked = {"stem": 8, "stem_stride": 1, "widths": [16, 24], "strides": [2, 1]}
+    beside = find_model("convnet", weights=None, options=asked).build((3, 16, 16), 10)
+    plain = MODELS.get("convnet")((3, 16, 16), 10, residual=False, **asked)
+    shapes = [(c.out_channels, c.stride[0], c.kernel_size[0]) for c in layers(plain, nn.Conv2d)]
+    assert shapes == [(8, 1, 3), (16, 2, 3), (24, 1, 3)]
+    shapes = [(c.out_channels, c.stride[0], c.kernel_size[0]) for c in layers(beside, nn.Conv2d)]
+    assert shapes == [
+        *((8, 1, 3), (16, 2, 3), (16, 1, 3), (16, 2, 1)),
+        *((24, 1, 3), (24, 1, 3), (24, 1, 1)),
+    ]
+    for module in (plain, beside):
+        assert len(layers(module, nn.BatchNorm2d)) == len(layers(module, nn.Conv2d))
+        assert layers(module, nn.Linear)[0].in_features == 24
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"widths": [8]}, "widths names 1 stages and strides 2; give both lists the same length"),
+        ({"residual": 1}, "residual must be true or false, not 1"),
+        ({"stem_stride": 3}, "stem_stride must be 1 or 2, not 3"),
+    ],
+)
+def test_what_convnet_refuses(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        MODELS.get("convnet")(RGB, 10, **options)
+    assert caught.value.line() == line
+
+
+@pytest.mark.parametrize("name", ["dscnn", "convnet"])
+def test_a_student_costs_what_it_says(name: str) -> None:
+    module = MODELS.get(name)().eval()
     with FlopCounterMode(display=False) as counter:
         module(torch.rand(1, *RGB))
     # Two operations for a multiplication with its addition.
     assert f"{counter.get_total_flops() / 2e6:.1f} million MACs" in (
-        MODELS.get("dscnn").__doc__ or ""
+        MODELS.get(name).__doc__ or ""
     )
 
 

@@ -1,0 +1,230 @@
+"""Write a float ONNX file as static int8 in a target's format, and count what really is int8."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+from onnxruntime import quantization
+
+from edgebench.errors import BuildError
+from edgebench.quantization.calibration import (
+    Calibration,
+    activation_ranges,
+    clip_weights,
+    save_ranges,
+)
+from edgebench.quantization.prepare import LAYERS, Prepared
+from edgebench.quantization.running import Feed
+
+# Each integer operator of ONNX Runtime, and which input of it is the weight.
+KERNELS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "MatMulIntegerToFloat": 1}
+
+
+@dataclass(frozen=True)
+class Int8:
+    """A quantization format: QDQ operators with int8 weights, symmetric about zero.
+
+    `unsigned`: activations are uint8, else int8. `symmetric`: so are activations, and biases stay
+    float, since TensorRT's parser takes nothing else. `weight_limit`: the largest integer of a
+    weight; 64 for x86 without VNNI, which adds pairs of products in 16 bits.
+    """
+
+    unsigned: bool
+    symmetric: bool
+    weight_limit: int
+
+
+FORMATS = {
+    "u8s8-reduced": Int8(True, False, 64),
+    "u8s8": Int8(True, False, 127),
+    "s8s8": Int8(False, False, 127),
+    "s8s8-symmetric": Int8(False, True, 127),
+}
+
+
+@dataclass(frozen=True)
+class StaticQuantizer:
+    """Quantizes one prepared file, calibrated once, as often as asked.
+
+    `model`: the file to quantize, its weights clipped where calibration says so. `ranges`: the
+    calibration cache.
+    """
+
+    model: Path
+    ranges: Path
+    format: Int8
+    per_channel: bool
+
+    def quantize(
+        self, destination: Path, *, leave: Sequence[str] = (), only: Sequence[str] = ()
+    ) -> None:
+        """Write the quantized file; operators in `leave` stay float, or all but those in `only`."""
+        extra: dict[str, Any] = {
+            "ActivationSymmetric": self.format.symmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": not self.format.symmetric,
+        }
+        activations = (
+            quantization.QuantType.QUInt8 if self.format.unsigned else quantization.QuantType.QInt8
+        )
+        quantization.quantize_static(
+            str(self.model),
+            str(destination),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=self.per_channel,
+            reduce_range=self.format.weight_limit == 64,
+            activation_type=activations,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_quantize=list(only),
+            nodes_to_exclude=list(leave),
+            calibrate_method=quantization.CalibrationMethod.MinMax,
+            calibration_cache_path=self.ranges,
+            extra_options=extra,
+        )
+        if not self.format.symmetric:
+            _keep_float_layers_float(destination)
+
+
+def calibrated(
+    prepared: Prepared,
+    feed: Feed,
+    calibration: Calibration,
+    int8: Int8,
+    *,
+    per_channel: bool,
+    folder: Path,
+) -> StaticQuantizer:
+    """Calibrate a prepared file; what the quantizer needs is left in `folder`."""
+    ranges = activation_ranges(prepared.path, feed, calibration, symmetric=int8.symmetric)
+    cache = folder / "ranges.json"
+    save_ranges(ranges, cache)
+    model = prepared.path
+    if calibration.method == "mse":
+        model = folder / "clipped.onnx"
+        clip_weights(prepared, model, limit=int8.weight_limit, per_channel=per_channel)
+    return StaticQuantizer(model, cache, int8, per_channel)
+
+
+def _keep_float_layers_float(path: Path) -> None:
+    """Stop ONNX Runtime from quantizing by itself what was left in float.
+
+    Between a DequantizeLinear and a QuantizeLinear its optimiser (WeightBiasQuantization) gives a
+    float Conv or Gemm 8-bit weights of one scale a tensor, but only where its input has one scale.
+    So such a layer reads its input through a DequantizeLinear with that same scale once a channel:
+    the values are the same, bit for bit. TensorRT has no such optimiser, and refuses such scales.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    for node in list(graph.node):
+        if node.op_type not in {"Conv", "ConvTranspose", "Gemm"} or node.input[1] not in constants:
+            continue
+        source = producers.get(node.input[0])
+        if source is None or source.op_type != "DequantizeLinear":
+            continue
+        channels = _input_channels(node, list(constants[node.input[1]].dims))
+        name = f"{node.name}_float_input"
+        scale, zero = (numpy_helper.to_array(constants[value]) for value in source.input[1:3])
+        for suffix, value in (("scale", scale), ("zero_point", zero)):
+            repeated = np.full(channels, value.item(), value.dtype)
+            graph.initializer.append(numpy_helper.from_array(repeated, f"{name}_{suffix}"))
+        own = onnx.helper.make_node(
+            "DequantizeLinear",
+            [source.input[0], f"{name}_scale", f"{name}_zero_point"],
+            [name],
+            f"{name}_DequantizeLinear",
+            axis=1,
+        )
+        position = next(i for i, other in enumerate(graph.node) if other.name == node.name)
+        graph.node.insert(position, own)
+        node.input[0] = name
+        if not any(source.output[0] in other.input for other in graph.node):
+            graph.node.remove(next(n for n in graph.node if n.name == source.name))
+    onnx.save(model, path)
+
+
+def _input_channels(node: onnx.NodeProto, weight: list[int]) -> int:
+    """How many channels a layer with a weight of this shape reads."""
+    attributes = {a.name: a.i for a in node.attribute}
+    if node.op_type == "Gemm":
+        return weight[1] if attributes.get("transB") else weight[0]
+    return weight[0] if node.op_type == "ConvTranspose" else weight[1] * attributes.get("group", 1)
+
+
+def quantized_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The layers of a QDQ file whose input and weight are both integers."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type in LAYERS
+        and all(
+            name in producers and producers[name].op_type == "DequantizeLinear"
+            for name in node.input[:2]
+        )
+        and producers[node.input[1]].input[0] not in producers
+    ]
+
+
+def integer_kernels(path: Path, int8: Int8) -> int:
+    """How many layers of a QDQ file ONNX Runtime runs as integer kernels.
+
+    On this host's processor; or on ARM for int8 activations, which x86 runs in part alone.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgebench-kernels-") as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(optimised)
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        if not int8.unsigned:
+            # What ARM processors do by default.
+            options.add_session_config_entry("session.qdqisint8allowed", "1")
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(optimised).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return sum(
+        node.op_type in KERNELS and node.input[KERNELS[node.op_type]] in constants
+        for node in graph.node
+    )
+
+
+def describe_achieved(path: Path, prepared: Prepared, int8: Int8) -> str:
+    """How many layers of the file are int8, as a sentence.
+
+    Raises
+    ------
+    BuildError
+        None is; or none of those runs as an integer kernel where it should.
+    """
+    count = len(quantized_layers(onnx.load(path)))
+    if not count:
+        raise BuildError(
+            "ONNX Runtime found no operator to quantize in this model"
+            if not prepared.layers
+            else f"none of the model's {len(prepared.layers)} layers is quantized",
+            hint=None if not prepared.layers else "leave fewer layers in float",
+        )
+    text = f"{count} of {len(prepared.layers)} convolutions and dense layers are quantized"
+    if int8.symmetric:
+        return f"{text}, in the form that TensorRT reads"
+    kernels = integer_kernels(path, int8)
+    where = "in ONNX Runtime" if int8.unsigned else "in ONNX Runtime on ARM"
+    if not kernels:
+        raise BuildError(
+            f"{text}, but none of them is an integer kernel {where}",
+            hint="mode: weight-only makes the file as small",
+        )
+    if kernels == count:
+        return f"{text}, each of them an integer kernel {where}"
+    return f"{text}, {kernels} of them integer kernels {where}"
