@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
@@ -48,13 +49,22 @@ def export_onnx(
     import onnx
     import torch
 
-    from edgebench.quantization.fake_quant import is_quantized, prepare_for_export
+    from edgebench.quantization.fake_quant import (
+        activation_quantizers,
+        prepare_for_export,
+        quantized_layers,
+    )
+    from edgebench.quantization.int4 import INT4_OPSET
 
     module = module.eval()
-    quantized = is_quantized(module)
+    quantizers = activation_quantizers(module)
+    if any(layer.bits == 4 for layer in quantized_layers(module)) and opset < INT4_OPSET:
+        raise BuildError(
+            f"4-bit weights need opset {INT4_OPSET}, and the target asks for {opset}",
+            hint=f"set 'opset: {INT4_OPSET}' in the target, if its runtime reads it",
+        )
     traced = deepcopy(module)
-    if quantized:
-        prepare_for_export(traced)
+    prepare_for_export(traced)
     # Two examples: a batch of one would be taken for a constant.
     example = torch.from_numpy(np.ascontiguousarray(examples[:2]))
     logged = logging.root.manager.disable
@@ -99,8 +109,46 @@ def export_onnx(
             hint=f"set 'opset: {written}' in the target, if its runtime reads it",
         )
     strip_metadata(model)
+    _compact(model, module)
     onnx.save(model, destination)
-    return check_parity(module, destination, examples, quantized=quantized)
+    return check_parity(module, destination, examples, quantized=bool(quantizers))
+
+
+def _compact(model: onnx.ModelProto, module: nn.Module) -> None:
+    """Write what torch's exporter cannot: integer pooling and biases, 4-bit and half weights."""
+    from edgebench.quantization import exported_graph as graph
+    from edgebench.quantization.fake_quant import activation_quantizers, quantized_layers
+    from edgebench.quantization.half_precision import half_format
+    from edgebench.quantization.int4 import pack_int4
+
+    quantizers, layers = activation_quantizers(module), quantized_layers(module)
+    if quantizers:
+        graph.pool_globally(model)
+        graph.quantize_after_moves(model)
+        graph.keep_in_float(model)
+        # TensorRT, for which activations are symmetric, takes float biases alone.
+        if not quantizers[0].grid.symmetric:
+            graph.quantize_biases(model)
+    if any(layer.bits == 4 for layer in layers):
+        pack_int4(model)
+        left = [t.name for t in model.graph.initializer if _is_byte_weight(t)]
+        if left:
+            named = one_line(", ".join(left), 80)
+            raise BuildError(f"{len(left)} weights could not be stored in 4 bits: {named}")
+    if layers and not quantizers:
+        graph.fold_weights_at_load(model)
+    half = half_format(module)
+    if half is not None and not graph.store_in_half(model, half):
+        raise BuildError(f"no weight could be stored as {half}")
+
+
+def _is_byte_weight(tensor: onnx.TensorProto) -> bool:
+    import onnx
+
+    # A single number cannot share its byte.
+    return tensor.data_type == onnx.TensorProto.INT8 and math.prod(tensor.dims) > 1 < len(
+        tensor.dims
+    )
 
 
 def strip_metadata(model: onnx.ModelProto) -> None:
