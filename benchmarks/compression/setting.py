@@ -1,0 +1,20 @@
+"""What all parts of the CIFAR-10 proof share, read from its recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgebench.recipe import load_recipe
+from edgebench.training_settings import Training
+
+RECIPES = Path(__file__).parent / "recipes"
+CIFAR_RECIPE = RECIPES / "resnet8-cifar10.yaml"
+
+_recipe = load_recipe(str(CIFAR_RECIPE))
+MODEL, DATA = _recipe.model, _recipe.data
+VALIDATION = _recipe.data_limits.validation
+
+
+def training() -> Training:
+    """How base and the independent networks are trained."""
+    return _recipe.training

@@ -1,0 +1,81 @@
+"""Train the networks the CIFAR-10 proof starts from: base, and the independent ones that scale it.
+
+They take an hour each on a core, so they are kept as files and handed to the recipes as weights.
+A training that is stopped goes on where it was with the same command.
+
+    python -m benchmarks.compression.train base independent-1 --out runs/compression
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_model
+
+from benchmarks.compression.setting import DATA, MODEL, VALIDATION, training
+from edgebench.data import load
+from edgebench.exporters.onnx_from_torch import export_onnx
+from edgebench.hashing import named_seed
+from edgebench.models.base import MODELS
+from edgebench.training.loop import deterministic, fit, predict
+from edgebench.training.losses import cross_entropy
+
+OPSET = 21
+
+
+def main() -> int:
+    """Train what was asked for; gives the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="+", help="base, independent-1, independent-2, …")
+    parser.add_argument("--out", type=Path, default=Path("runs/compression"))
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.names:
+        _train(name, options.out)
+    return 0
+
+
+def _train(name: str, out: Path) -> None:
+    data = load(DATA, validation=VALIDATION, seed=0)
+    settings = training()
+    with deterministic(named_seed(0, name, "init")):
+        module = MODELS.get(MODEL)(data.input_shape, data.classes)
+    start = time.perf_counter()
+
+    def on_epoch(done: int, total: int, loss: float) -> None:
+        seconds = time.perf_counter() - start
+        print(f"{name}: epoch {done} of {total}, loss {loss:.4f}, {seconds:.0f} s", flush=True)
+
+    fit(
+        module,
+        torch.from_numpy(data.train_x),
+        cross_entropy(torch.from_numpy(data.train_y)),
+        settings,
+        seed=named_seed(0, name, "order"),
+        what=name,
+        on_epoch=on_epoch,
+        checkpoint=out / f"{name}.pt",
+    )
+    save_model(module, str(out / f"{name}.safetensors"))
+    export_onnx(module, data.test_x[:64], out / f"{name}.onnx", opset=OPSET)
+    answers = predict(module, torch.from_numpy(data.test_x)).argmax(1).numpy()
+    record = {
+        "name": name,
+        "model": MODEL,
+        "training": settings.model_dump(mode="json"),
+        "test_accuracy": float((answers == data.test_y).mean()),
+        "seconds": time.perf_counter() - start,
+    }
+    (out / f"{name}.json").write_text(json.dumps(record, indent=1))
+    print(f"{name}: test accuracy {record['test_accuracy']:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
