@@ -110,12 +110,12 @@ def olive_static(base: Path, examples: np.ndarray, out: Path) -> Path:
 
     name = _input_name(base)
 
-    @Registry.register_dataloader("edgebench_examples")
-    def loader(*_: Any, **__: Any) -> list[tuple[dict[str, np.ndarray], int]]:
-        return [({name: examples[i : i + 1]}, 0) for i in range(len(examples))]
+    @Registry.register_dataset("edgebench_examples")
+    def dataset(*_: Any, **__: Any) -> list[tuple[dict[str, np.ndarray], int]]:
+        return [({name: example}, 0) for example in examples]
 
     config = DataConfig(
-        name="calibration", dataloader=DataComponentConfig(type="edgebench_examples")
+        name="calibration", load_dataset_config=DataComponentConfig(type="edgebench_examples")
     )
     made = create_pass_from_dict(
         OnnxStaticQuantization,
