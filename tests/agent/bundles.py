@@ -1,15 +1,20 @@
-"""Small real bundles for the tests: classifiers made node by node, and inputs from a seed."""
+"""Small real bundles for the tests, of classifiers made node by node, and runs of their plans."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgebench.agent.plan import run_plan
 from edgebench.agent.results import NOT_STEADY
+
+# The command of a worker whose runtime is faulty for some model names.
+FAULTY = [sys.executable, str(Path(__file__).with_name("faulty_worker.py"))]
 
 PROTOCOL = {
     "name": "test",
@@ -165,6 +170,19 @@ def make_bundle(
     return folder
 
 
+def run(bundle: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
+    """Run the bundle's plan into `out`; gives its events. `options` are those of `run_plan`."""
+    events: list[dict[str, Any]] = []
+    run_plan(bundle, out, events.append, **options)
+    return events
+
+
+def result(out: Path, name: str) -> dict[str, Any]:
+    """What result.json says of the model called `name`."""
+    value: dict[str, Any] = json.loads((out / name / "result.json").read_text())
+    return value
+
+
 # How the reasons begin that speak of the machine the tests run on, not of what they test.
 _MACHINES = (
     "the device slowed itself down",
@@ -176,9 +194,9 @@ _MACHINES = (
 )
 
 
-def faults(result: dict[str, Any]) -> list[str]:
+def faults(found: dict[str, Any]) -> list[str]:
     """Why a measurement is not valid, but for what a busy or throttled machine adds."""
-    return [one for one in result["invalid_reasons"] if not one.startswith(_MACHINES)]
+    return [one for one in found["invalid_reasons"] if not one.startswith(_MACHINES)]
 
 
 def edit_manifest(bundle: Path, **changes: Any) -> None:

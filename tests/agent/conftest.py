@@ -7,15 +7,26 @@ from types import ModuleType
 import pytest
 
 
-@pytest.fixture(scope="session")
-def bundles() -> ModuleType:
-    """The module that makes small bundles."""
-    spec = importlib.util.spec_from_file_location("bundles", Path(__file__).with_name("bundles.py"))
+def load(name: str) -> ModuleType:
+    """The module of this name beside this file."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def bundles() -> ModuleType:
+    """The module that makes small bundles and runs them."""
+    return load("bundles")
+
+
+@pytest.fixture(scope="session")
+def process_table() -> ModuleType:
+    """The module that finds processes by their command lines."""
+    return load("process_table")
 
 
 @pytest.fixture(scope="session")

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-
-from edgebench.agent.plan import run_plan
-
-ROOT = Path(__file__).resolve().parents[2]
-FAULTY = [sys.executable, str(Path(__file__).with_name("faulty_worker.py"))]
-
-
-def run(bundle: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = []
-    run_plan(bundle, out, events.append, **options)
-    return events
-
-
-def result(out: Path, name: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((out / name / "result.json").read_text())
-    return value
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +19,7 @@ def measured(
     folder = tmp_path_factory.mktemp("measured")
     chosen = {name: models[name] for name in ("base", "small", "fixed-8")}
     bundle = bundles.make_bundle(folder / "bundle", chosen, untimed=("fixed-8",), examples=101)
-    return bundle, folder / "out", run(bundle, folder / "out")
+    return bundle, folder / "out", bundles.run(bundle, folder / "out")
 
 
 def test_events_tell_what_happens(measured: tuple[Path, Path, list[dict[str, Any]]]) -> None:
@@ -59,9 +41,9 @@ def test_events_tell_what_happens(measured: tuple[Path, Path, list[dict[str, Any
 
 
 def test_result_holds_what_the_format_says(
-    measured: tuple[Path, Path, list[dict[str, Any]]],
+    bundles: ModuleType, measured: tuple[Path, Path, list[dict[str, Any]]]
 ) -> None:
-    found = result(measured[1], "small")
+    found = bundles.result(measured[1], "small")
     assert set(found) == {
         *("schema", "name", "key", "status", "problem", "valid", "invalid_reasons"),
         *("cold", "evidence", "seconds"),
@@ -82,7 +64,7 @@ def test_result_holds_what_the_format_says(
 
 
 def test_samples_hold_what_the_format_says(
-    measured: tuple[Path, Path, list[dict[str, Any]]],
+    bundles: ModuleType, measured: tuple[Path, Path, list[dict[str, Any]]]
 ) -> None:
     with np.load(measured[1] / "small/samples.npz", allow_pickle=False) as samples:
         found = {name: samples[name] for name in samples.files}
@@ -106,9 +88,9 @@ def test_samples_hold_what_the_format_says(
     assert len(found["sample_ns"]) == len(found["sample_block"])
     assert (found["sample_ns"] > 0).all()
     assert found["inner"].shape == (2,)
-    inner = result(measured[1], "small")["evidence"]["inner"]
+    inner = bundles.result(measured[1], "small")["evidence"]["inner"]
     spanned = found["sample_ns"] * inner
-    resolution = result(measured[1], "small")["evidence"]["timer_resolution_ns"]
+    resolution = bundles.result(measured[1], "small")["evidence"]["timer_resolution_ns"]
     assert inner == found["inner"][0]
     assert np.median(spanned) > 100 * resolution
 
@@ -119,9 +101,10 @@ def measured_alone(
     """result.json and samples of a model beside a copy of itself."""
     chosen = {"base": models["base"], "copy": models["base"]}
     bundle = bundles.make_bundle(folder / "bundle", chosen, **options)
-    run(bundle, folder / "out")
+    bundles.run(bundle, folder / "out")
     with np.load(folder / "out/copy/samples.npz", allow_pickle=False) as samples:
-        return result(folder / "out", "copy"), {name: samples[name] for name in samples.files}
+        kept = {name: samples[name] for name in samples.files}
+    return bundles.result(folder / "out", "copy"), kept
 
 
 def test_a_missed_limit_is_measured_again_in_fresh_processes(
@@ -190,8 +173,8 @@ def test_a_late_failure_loses_nothing_that_is_enough_without_it(
 ) -> None:
     chosen = {"base": models["base"], "dies-in-process-8": models["small"]}
     bundle = bundles.make_bundle(tmp_path / "bundle", chosen, pairs=1, **options)
-    run(bundle, tmp_path / "out", command=FAULTY)
-    found = result(tmp_path / "out", "dies-in-process-8")
+    bundles.run(bundle, tmp_path / "out", command=bundles.FAULTY)
+    found = bundles.result(tmp_path / "out", "dies-in-process-8")
     assert found["valid"] is False
     if kept:
         assert found["status"] == "measured"
@@ -207,8 +190,8 @@ def test_larger_batches_are_timed(
 ) -> None:
     chosen = {"base": models["base"], "fixed-8": models["fixed-8"]}
     bundle = bundles.make_bundle(tmp_path / "bundle", chosen, batch=8)
-    run(bundle, tmp_path / "out")
-    found = result(tmp_path / "out", "fixed-8")
+    bundles.run(bundle, tmp_path / "out")
+    found = bundles.result(tmp_path / "out", "fixed-8")
     assert (found["status"], found["evidence"]["batch"]) == ("measured", 8)
     assert found["evidence"]["recheck_max_abs_difference"] < 1e-5
 
@@ -312,8 +295,10 @@ def test_outputs_are_those_of_the_runtime(
     assert np.load(out / "fixed-8/outputs.npy").shape == (101, 4)
 
 
-def test_untimed_model_has_outputs_only(measured: tuple[Path, Path, list[dict[str, Any]]]) -> None:
-    found = result(measured[1], "fixed-8")
+def test_untimed_model_has_outputs_only(
+    bundles: ModuleType, measured: tuple[Path, Path, list[dict[str, Any]]]
+) -> None:
+    found = bundles.result(measured[1], "fixed-8")
     assert (found["status"], found["cold"]) == ("measured", [])
     assert not (measured[1] / "fixed-8/samples.npz").exists()
 
@@ -326,11 +311,11 @@ def test_no_working_files_are_left(measured: tuple[Path, Path, list[dict[str, An
 
 
 def test_second_run_leaves_finished_models_as_they_are(
-    measured: tuple[Path, Path, list[dict[str, Any]]],
+    bundles: ModuleType, measured: tuple[Path, Path, list[dict[str, Any]]]
 ) -> None:
     bundle, out, _ = measured
     before = {p: p.stat().st_mtime_ns for p in out.glob("*/*")}
-    done = [e for e in run(bundle, out) if e["event"] == "done"]
+    done = [e for e in bundles.run(bundle, out) if e["event"] == "done"]
     assert [e["reused"] for e in done] == [True, True, True]
     assert {p: p.stat().st_mtime_ns for p in out.glob("*/*")} == before
 
@@ -349,9 +334,9 @@ def test_latency_is_never_served_from_another_run(
     ]
     for change in changes:
         bundles.edit_manifest(bundle, **change)
-        done = [e for e in run(bundle, out) if e["event"] == "done"]
+        done = [e for e in bundles.run(bundle, out) if e["event"] == "done"]
         assert [e["reused"] for e in done] == [False]
-        keys.add(result(out, "base")["key"])
+        keys.add(bundles.result(out, "base")["key"])
     assert len(keys) == len(changes)
 
 
@@ -362,9 +347,9 @@ def test_half_written_results_are_done_again(
         tmp_path / "bundle", {"base": models["base"], "small": models["small"]}, processes=1
     )
     out = tmp_path / "out"
-    run(bundle, out)
+    bundles.run(bundle, out)
     (out / "base/outputs.npy").unlink()
     (out / "small/result.json").write_text("{")
-    done = [e for e in run(bundle, out) if e["event"] == "done"]
+    done = [e for e in bundles.run(bundle, out) if e["event"] == "done"]
     assert [e["reused"] for e in done] == [False, False]
     assert (out / "base/outputs.npy").is_file()

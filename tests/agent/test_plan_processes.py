@@ -9,60 +9,27 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from edgebench.agent.plan import run_plan
 from edgebench.agent.supervise import run_worker
 
 ROOT = Path(__file__).resolve().parents[2]
-FAULTY = [sys.executable, str(Path(__file__).with_name("faulty_worker.py"))]
-
-
-def run(bundle: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = []
-    run_plan(bundle, out, events.append, **options)
-    return events
-
-
-def result(out: Path, name: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((out / name / "result.json").read_text())
-    return value
-
-
-def processes_naming(text: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if text.encode() in command:
-            found.append(int(entry.name))
-    return found
-
-
-def await_gone(text: str) -> list[int]:
-    deadline = time.monotonic() + 10
-    while processes_naming(text) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return processes_naming(text)
 
 
 def test_worker_that_hangs_is_stopped(
-    bundles: ModuleType, models: dict[str, Path], tmp_path: Path
+    bundles: ModuleType, process_table: ModuleType, models: dict[str, Path], tmp_path: Path
 ) -> None:
     chosen = {"base": models["base"], "hang": models["small"]}
     bundle = bundles.make_bundle(
         tmp_path / "bundle", chosen, untimed=("base", "hang"), timeout_s=2.0
     )
-    run(bundle, tmp_path / "out", command=FAULTY)
-    problem = result(tmp_path / "out", "hang")["problem"]
+    bundles.run(bundle, tmp_path / "out", command=bundles.FAULTY)
+    problem = bundles.result(tmp_path / "out", "hang")["problem"]
     assert problem == "did not answer within 2 s while loading and was stopped"
-    assert processes_naming(str(tmp_path)) == []
+    assert process_table.naming(str(tmp_path)) == []
 
 
 def test_killed_agent_leaves_no_worker_and_the_next_one_goes_on(
-    bundles: ModuleType, models: dict[str, Path], tmp_path: Path
+    bundles: ModuleType, process_table: ModuleType, models: dict[str, Path], tmp_path: Path
 ) -> None:
     chosen = {"base": models["base"], "small": models["small"]}
     bundle = bundles.make_bundle(tmp_path / "bundle", chosen, processes=1, block_s=0.1)
@@ -79,20 +46,20 @@ def test_killed_agent_leaves_no_worker_and_the_next_one_goes_on(
                 break
         # The worker of the second model is alive when its agent is killed.
         deadline = time.monotonic() + 10
-        while not processes_naming(f"{out}/.work/small") and time.monotonic() < deadline:
+        while not process_table.naming(f"{out}/.work/small") and time.monotonic() < deadline:
             time.sleep(0.01)
         agent.send_signal(signal.SIGKILL)
         agent.wait()
-    assert await_gone(str(out)) == []
+    assert process_table.await_gone(str(out)) == []
     first = (out / "base/result.json").read_text()
     assert not (out / "small/result.json").exists()
-    done = [e for e in run(bundle, out) if e["event"] == "done"]
+    done = [e for e in bundles.run(bundle, out) if e["event"] == "done"]
     assert [(e["name"], e["reused"]) for e in done] == [("base", True), ("small", False)]
     assert (out / "base/result.json").read_text() == first
 
 
 def test_agent_ends_when_nobody_reads_what_it_says(
-    bundles: ModuleType, models: dict[str, Path], tmp_path: Path
+    bundles: ModuleType, process_table: ModuleType, models: dict[str, Path], tmp_path: Path
 ) -> None:
     bundle = bundles.make_bundle(tmp_path / "bundle", {"base": models["base"]}, block_s=5.0)
     agent = subprocess.Popen(
@@ -110,7 +77,7 @@ def test_agent_ends_when_nobody_reads_what_it_says(
     assert agent.wait(10) == 130
     assert agent.stderr.read() == ""
     agent.stderr.close()
-    assert await_gone(str(tmp_path / "o")) == []
+    assert process_table.await_gone(str(tmp_path / "o")) == []
 
 
 def test_worker_dies_with_its_parent(tmp_path: Path) -> None:

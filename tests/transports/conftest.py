@@ -21,16 +21,27 @@ import pytest
 SSHD = "/usr/sbin/sshd"
 
 
-@pytest.fixture(scope="session")
-def bundles() -> ModuleType:
-    """The module that makes small bundles."""
-    path = Path(__file__).parent.parent / "agent" / "bundles.py"
-    spec = importlib.util.spec_from_file_location("bundles", path)
+def load(name: str) -> ModuleType:
+    """The module of this name in tests/agent."""
+    path = Path(__file__).parent.parent / "agent" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def bundles() -> ModuleType:
+    """The module that makes small bundles and runs them."""
+    return load("bundles")
+
+
+@pytest.fixture(scope="session")
+def process_table() -> ModuleType:
+    """The module that finds processes by their command lines."""
+    return load("process_table")
 
 
 @dataclass

@@ -28,22 +28,6 @@ def bundle(bundles: ModuleType, tmp_path: Path) -> Path:
     return Path(bundles.make_bundle(tmp_path / "bundle", {"base": base}, processes=1))
 
 
-def await_gone(text: str) -> list[int]:
-    deadline = time.monotonic() + 10
-    while True:
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if text.encode() in command:
-                found.append(int(entry.name))
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.02)
-
-
 def test_registry_knows_all_transports() -> None:
     assert TRANSPORTS.names() == ["bundle", "local", "ssh"]
     with pytest.raises(UnknownNameError, match="did you mean 'ssh'"):
@@ -96,7 +80,11 @@ def test_environment_reaches_the_agent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
 def test_interrupt_ends_everything(
-    bundle: Path, bundles: ModuleType, tmp_path: Path, kind: type[BaseException]
+    bundle: Path,
+    bundles: ModuleType,
+    process_table: ModuleType,
+    tmp_path: Path,
+    kind: type[BaseException],
 ) -> None:
     bundles.edit_manifest(bundle, protocol__block_s=20.0)
 
@@ -106,11 +94,11 @@ def test_interrupt_ends_everything(
 
     with pytest.raises(kind):
         local().measure(bundle, tmp_path / "results", interrupt)
-    assert await_gone(str(tmp_path)) == []
+    assert process_table.await_gone(str(tmp_path)) == []
 
 
 def test_killed_parent_leaves_nothing_running(
-    bundle: Path, bundles: ModuleType, tmp_path: Path
+    bundle: Path, bundles: ModuleType, process_table: ModuleType, tmp_path: Path
 ) -> None:
     bundles.edit_manifest(bundle, protocol__block_s=20.0)
     script = (
@@ -129,7 +117,7 @@ def test_killed_parent_leaves_nothing_running(
         while parent.stdout.readline() != "process\n":
             pass
         os.kill(parent.pid, signal.SIGKILL)
-    assert await_gone(str(tmp_path)) == []
+    assert process_table.await_gone(str(tmp_path)) == []
 
 
 def test_parent_sleeps_while_the_agent_measures(bundle: Path, tmp_path: Path) -> None:

@@ -35,23 +35,10 @@ def bundle(bundles: ModuleType, tmp_path: Path) -> Path:
     )
 
 
-def processes_of(run_id: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if run_id.encode() in command and b"agent" in command and b"sh\0-c" not in command:
-            found.append(int(entry.name))
+def await_no_agent(process_table: ModuleType) -> list[int]:
+    """The agents that do not end; the shell that starts one names the run as well."""
+    found: list[int] = process_table.await_gone(RUN_ID, "agent", without="sh\0-c")
     return found
-
-
-def await_none(run_id: str) -> list[int]:
-    deadline = time.monotonic() + 10
-    while processes_of(run_id) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return processes_of(run_id)
 
 
 def test_probe_describes_the_device_and_leaves_nothing_there(device: Any) -> None:
@@ -95,7 +82,7 @@ def test_environment_reaches_the_agent(device: Any, tmp_path: Path) -> None:
 
 
 def test_lost_connection_stops_the_device_and_the_next_run_goes_on(
-    device: Any, bundle: Path, bundles: ModuleType, tmp_path: Path
+    device: Any, bundle: Path, bundles: ModuleType, process_table: ModuleType, tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
     bundles.edit_manifest(bundle, protocol__block_s=0.1, protocol__pairs=5)
@@ -109,7 +96,7 @@ def test_lost_connection_stops_the_device_and_the_next_run_goes_on(
         transport(device).measure(bundle, results, drop_in_second)
     assert "connection was lost" in caught.value.line()
     assert "what was measured is kept; run the same command again" in caught.value.line()
-    assert await_none(RUN_ID) == []
+    assert await_no_agent(process_table) == []
     assert (results / "base/result.json").is_file()
     assert not (results / "small/result.json").exists()
 
@@ -126,7 +113,9 @@ def test_lost_connection_stops_the_device_and_the_next_run_goes_on(
     assert (results / "base/result.json").read_text() == first
 
 
-def test_only_files_that_are_not_there_are_sent(device: Any, bundle: Path, tmp_path: Path) -> None:
+def test_only_files_that_are_not_there_are_sent(
+    device: Any, bundle: Path, process_table: ModuleType, tmp_path: Path
+) -> None:
     class Stop(Exception):
         pass
 
@@ -135,7 +124,7 @@ def test_only_files_that_are_not_there_are_sent(device: Any, bundle: Path, tmp_p
 
     with pytest.raises(Stop):
         transport(device).measure(bundle, tmp_path / "results", stop)
-    assert await_none(RUN_ID) == []
+    assert await_no_agent(process_table) == []
     there = device.home / ".cache/edgebench/agent" / RUN_ID
     before = {p: p.stat().st_mtime_ns for p in (there / "bundle").rglob("*.onnx")}
     (there / "bundle/models/small.onnx").write_bytes(b"half")
@@ -150,7 +139,7 @@ def test_only_files_that_are_not_there_are_sent(device: Any, bundle: Path, tmp_p
 
 
 def test_interrupt_leaves_nothing_running(
-    device: Any, bundle: Path, bundles: ModuleType, tmp_path: Path
+    device: Any, bundle: Path, bundles: ModuleType, process_table: ModuleType, tmp_path: Path
 ) -> None:
     bundles.edit_manifest(bundle, protocol__block_s=2.0)
 
@@ -160,7 +149,7 @@ def test_interrupt_leaves_nothing_running(
 
     with pytest.raises(KeyboardInterrupt):
         transport(device).measure(bundle, tmp_path / "results", interrupt)
-    assert await_none(RUN_ID) == []
+    assert await_no_agent(process_table) == []
 
 
 def test_alias_of_the_ssh_config(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +28,14 @@ def load(scenario: str, **settings) -> Load:
     return Load(scenario, **asked | settings)
 
 
-def sleeping(seen: list | None = None) -> Query:
-    def write(feed):
-        if seen is not None:
-            seen.append([array.copy() for array in feed])
+def sleeping() -> Query:
+    """A query of a known length: LoadGen reads a clock of its own, which only real time moves."""
+    return Query(lambda feed: None, lambda bound: time.sleep(SLEEP_MS / 1e3), lambda: ())
 
-    return Query(write, lambda bound: time.sleep(SLEEP_MS / 1e3), lambda: ())
+
+def instant(write: Callable[[Any], object] = lambda feed: None) -> Query:
+    """A query whose length does not matter."""
+    return Query(write, lambda bound: None, lambda: ())
 
 
 def test_its_latency_of_a_query_is_ours(tmp_path):
@@ -60,8 +64,7 @@ def test_its_server_counts_from_when_a_query_was_due_and_so_do_we(tmp_path):
 def test_its_server_waits_for_the_least_queries_at_a_low_rate(tmp_path):
     # 16 at 10 a second arrive in 1.6 s, and no time at all was asked for.
     settings = load("server", enough=Enough(0.0, 16), qps=10.0, target_latency_ms=SLEEP_MS)
-    query = Query(lambda feed: None, lambda bound: time.sleep(1e-4), lambda: ())
-    timeline, said = drive(query, FEEDS, settings, seeds=(1, 2, 5), out=tmp_path)
+    timeline, said = drive(instant(), FEEDS, settings, seeds=(1, 2, 5), out=tmp_path)
     assert len(timeline) == said["queries"] == 16
     assert timeline.scheduled_ns[-1] - timeline.scheduled_ns[0] > 1e9
     assert said["min_queries_met"]
@@ -79,15 +82,15 @@ def test_its_server_waits_for_the_least_queries_at_a_low_rate(tmp_path):
 def test_it_ends_at_the_most_queries(tmp_path, monkeypatch, scenario, settings):
     monkeypatch.setattr(loops, "MOST_QUERIES", 40)
     enough = Enough(3600.0, 5)
-    query = Query(lambda feed: None, lambda bound: time.sleep(1e-4), lambda: ())
     asked = load(scenario, enough=enough, call_ns=1e5, **settings)
-    timeline, _ = drive(query, FEEDS, asked, seeds=(1, 2, 3), out=tmp_path)
+    timeline, _ = drive(instant(), FEEDS, asked, seeds=(1, 2, 3), out=tmp_path)
     assert enough.ended_at(timeline, settings.get("qps")) == len(timeline) == 40
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001])
 def test_offline_it_asks_for_whole_batches_and_no_fewer_than_the_least(tmp_path, seconds):
     seen: list = []
+    # Long enough that those it asks for fill the time: a shorter run LoadGen calls invalid.
     query = Query(
         lambda feed: seen.append(feed[0].copy()), lambda bound: time.sleep(1e-4), lambda: ()
     )
@@ -106,8 +109,7 @@ def test_the_same_seeds_give_the_same_arrivals(tmp_path):
         settings = load("server", qps=100.0, target_latency_ms=SLEEP_MS)
         out = tmp_path / str(number)
         out.mkdir()
-        query = Query(lambda feed: None, lambda bound: time.sleep(1e-4), lambda: ())
-        timeline, _ = drive(query, feeds, settings, seeds=seeds, out=out)
+        timeline, _ = drive(instant(), feeds, settings, seeds=seeds, out=out)
         gaps.append(np.diff(timeline.scheduled_ns) / 1e6)
     # The clock's own unevenness is far below the 10 ms between arrivals.
     assert np.median(abs(gaps[0] - gaps[1])) < 1 < np.median(abs(gaps[0] - gaps[2]))
@@ -115,9 +117,7 @@ def test_the_same_seeds_give_the_same_arrivals(tmp_path):
 
 def test_a_batch_holds_just_the_examples_it_asked_for(tmp_path):
     seen: list = []
-    query = Query(
-        lambda feed: seen.append(feed[0].copy()), lambda bound: time.sleep(1e-4), lambda: ()
-    )
+    query = instant(lambda feed: seen.append(feed[0].copy()))
     settings = load("multi-stream", samples=4, batch=2)
     drive(query, FEEDS, settings, seeds=(1, 2, 3), out=tmp_path)
     assert all(batch.shape == (2, 1) for batch in seen)
