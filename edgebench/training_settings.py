@@ -15,13 +15,20 @@ class Jitter(_Part):
     """Colour jitter: each strength is the largest change, drawn anew for every image.
 
     Brightness, contrast and saturation are factors within [1 − s, 1 + s]; hue turns the colours by
-    up to so many turns of the colour circle.
+    up to so many turns of the colour circle. Saturation and hue are of images with three channels;
+    others keep theirs.
     """
 
     brightness: float = Field(0.2, ge=0, le=1, description="largest change of the brightness")
     contrast: float = Field(0.2, ge=0, le=1, description="largest change of the contrast")
     saturation: float = Field(0.2, ge=0, le=1, description="largest change of the saturation")
     hue: float = Field(0.0, ge=0, le=0.5, description="largest turn of the hue, in turns")
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Jitter:
+        if not (self.brightness or self.contrast or self.saturation or self.hue):
+            raise ValueError("a jitter whose strengths are all 0 changes nothing: leave it out")
+        return self
 
 
 class Augment(_Part):
@@ -42,7 +49,8 @@ class Training(_Part):
 
     The learning rate rises from zero over `warmup_epochs`, then follows `schedule`: along a half
     cosine to `final_learning_rate`, by `decay` at each of the `milestones`, or not at all. `ema`
-    averages the weights over the updates with this decay, and the average is what is kept.
+    averages weights and running statistics over the updates with this decay, the early ones no more
+    than the late ones, and the average is what is kept.
     `init_seed` and `order_seed` part the draw of the first weights from the order of the examples
     (with augmentation and dropout); none: both follow the recipe's seed.
     """
@@ -92,7 +100,14 @@ class Training(_Part):
                 f"the milestone {self.milestones[-1]} lies beyond the {self.epochs} epochs"
             )
         if self.warmup_epochs > self.epochs:
-            raise ValueError("warmup_epochs are more than epochs")
+            raise ValueError(
+                f"{self.warmup_epochs:g} warmup_epochs are more than the {self.epochs} epochs"
+            )
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate {self.final_learning_rate:g} is above learning_rate "
+                f"{self.learning_rate:g}"
+            )
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("nesterov needs 'optimizer: sgd' with a momentum")
         return self
@@ -101,14 +116,14 @@ class Training(_Part):
         """The same training for another number of epochs, its rate along one cosine.
 
         For training on, where warm-up and the milestones of the first training make no sense.
+        Raises pydantic's ValidationError for epochs or a rate that no recipe may ask for.
         """
-        return self.model_copy(
-            update={
-                "epochs": epochs,
-                "learning_rate": learning_rate,
-                "schedule": "cosine",
-                "warmup_epochs": 0.0,
-                "final_learning_rate": 0.0,
-                "milestones": [],
-            }
-        )
+        changes = {
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "schedule": "cosine",
+            "warmup_epochs": 0.0,
+            "final_learning_rate": 0.0,
+            "milestones": [],
+        }
+        return Training.model_validate({**self.model_dump(), **changes})

@@ -17,7 +17,7 @@ from edgebench.distillation.settings import TeacherSettings, adapted
 from edgebench.errors import BuildError, ModelError
 from edgebench.metrics.base import looks_like_probabilities
 from edgebench.models.source import check_classifier, find_model, load_weights
-from edgebench.training.loop import OnEpoch, deterministic, fit, predict
+from edgebench.training.loop import OnEpoch, deterministic, fit, naming, predict
 from edgebench.training.losses import Batch, Teacher, cross_entropy, network_teacher
 from edgebench.training_settings import Jitter, Training
 
@@ -58,11 +58,12 @@ class Trainer:
         settings: Training,
     ) -> nn.Module:
         """`module`, trained in place; `what` names it in messages."""
+        watch = naming(self.on_epoch, what) if self.on_epoch is not None else None
 
         def on_epoch(done: int, epochs: int, loss: float) -> None:
             objective.epoch_done(done)
-            if self.on_epoch is not None:
-                self.on_epoch(done, epochs, loss)
+            if watch is not None:
+                watch(done, epochs, loss)
 
         try:
             fit(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgebench.data.splitting import stratified_part
+from edgebench.errors import BuildError
 from edgebench.hashing import named_seed
 from edgebench.records import Figure
 from edgebench.registry import Registry
@@ -57,15 +58,18 @@ class Context:
 
     `train_x`: float32 [N, C, H, W]; `train_y`: int64 [N]; `validation_x` and `validation_y`: on
     what a technique decides, `held_out` of all training or else a part of it; never test examples.
+    Of a model that is no classifier there are no labels: `train_y` is empty and `classes` 0, and
+    `train_inputs` and `validation_inputs` hold one array [N, ...] for each of its inputs, of any
+    shape and type, `train_x` and `validation_x` being the first. None: the images alone.
     `training`: how base was trained; `int8`: the quantization format the target asks for; `opset`:
     the ONNX operator set its runtime reads; `vector_width`: how many float32 channels one vector
     register of its processor holds. `new_module(**options)` makes another network by base's
     factory, `initial_module()` base's own with the first weights base was trained from (None where
     its weights were given); `base` is the trained base model (the teacher), not to be changed;
-    `probabilities`: base's answers are probabilities, not logits. `latency_ratios` measures modules on the target,
-    each over base; None where the target cannot be reached. `stranger_distance` is the mean
-    activation distance of the independent controls from base on the validation examples; None
-    where there is no control. `scratch`: a folder where trainings leave their checkpoints.
+    `probabilities`: base's answers are probabilities, not logits. `latency_ratios` measures modules
+    on the target, each over base; None where the target cannot be reached. `stranger_distance` is
+    the mean activation distance of the independent controls from base on the validation examples;
+    None where there is no control. `scratch`: a folder where trainings leave their checkpoints.
     """
 
     train_x: NDArray[np.float32]
@@ -88,17 +92,36 @@ class Context:
     latency_ratios: Callable[[Sequence[nn.Module]], list[float]] | None = None
     stranger_distance: Callable[[], float] | None = None
     scratch: Path | None = None
+    train_inputs: tuple[NDArray[Any], ...] | None = None
+    validation_inputs: tuple[NDArray[Any], ...] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels: to learn from, and to decide by accuracy on."""
+        return len(self.train_y) > 0
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The training examples and labels as tensors that share the arrays' memory."""
+        """The training examples and labels as tensors that share the arrays' memory.
+
+        Raises BuildError where there are no labels.
+        """
         import torch
 
+        self._need_labels("learn from", "leave out what trains, such as 'finetune'")
         return torch.from_numpy(self.train_x), torch.from_numpy(self.train_y)
 
+    def inputs(self) -> tuple[torch.Tensor, ...]:
+        """The training examples, a tensor [N, ...] for each input of the model."""
+        return _tensors((self.train_x,) if self.train_inputs is None else self.train_inputs)
+
     def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The examples and labels to decide on: held out, or else a part of the training's."""
+        """The examples and labels to decide on: held out, or else a part of the training's.
+
+        Raises BuildError where there are no labels.
+        """
         import torch
 
+        self._need_labels("decide by", "decide by SQNR, or not by the data at all")
         x, y = self.validation_x, self.validation_y
         if x is None or y is None or not len(y):
             count = min(len(self.train_y), MOST_BORROWED)
@@ -106,9 +129,22 @@ class Context:
             x, y = self.train_x[chosen], self.train_y[chosen]
         return torch.from_numpy(x), torch.from_numpy(y)
 
+    def validation_examples(self) -> tuple[torch.Tensor, ...]:
+        """The examples to decide on without labels, a tensor [N, ...] for each input."""
+        if self.labelled:
+            return (self.validation()[0],)
+        given = self.validation_inputs
+        if given is not None and len(given[0]):
+            return _tensors(given)
+        inputs = self.inputs()
+        count = min(len(inputs[0]), MOST_BORROWED)
+        rng = np.random.default_rng(self.seed_for("validation"))
+        chosen = np.sort(rng.permutation(len(inputs[0]))[:count])
+        return tuple(one[chosen] for one in inputs)
+
     def decided_on(self) -> str:
         """The examples decisions are made on, in words, for a note."""
-        count = len(self.validation()[1])
+        count = len(self.validation_examples()[0])
         if self.held_out:
             return f"{count} examples held out of training"
         return (
@@ -117,8 +153,18 @@ class Context:
         )
 
     def example(self, count: int = 2) -> torch.Tensor:
-        """The first training examples [count, C, H, W], for tracing."""
-        return self.tensors()[0][:count]
+        """The first training examples [count, ...] of a model's only input, for tracing.
+
+        Raises BuildError where the model has several: see `examples`.
+        """
+        found = self.examples(count)
+        if len(found) > 1:
+            raise BuildError(f"this works on models of one input, and this one has {len(found)}")
+        return found[0]
+
+    def examples(self, count: int = 2) -> tuple[torch.Tensor, ...]:
+        """The first training examples, a tensor [count, ...] for each input, for tracing."""
+        return tuple(one[:count] for one in self.inputs())
 
     def checkpoint(self, purpose: str) -> Path | None:
         """The file where the training of this purpose keeps where it stands."""
@@ -132,6 +178,16 @@ class Context:
     def seed_for(self, purpose: str) -> int:
         """The seed of one named random draw."""
         return named_seed(self.seed, purpose)
+
+    def _need_labels(self, what: str, hint: str) -> None:
+        if not self.labelled:
+            raise BuildError(f"there are no labels to {what}", where="the data", hint=hint)
+
+
+def _tensors(arrays: Sequence[NDArray[Any]]) -> tuple[torch.Tensor, ...]:
+    import torch
+
+    return tuple(torch.from_numpy(array) for array in arrays)
 
 
 @dataclass
@@ -152,7 +208,8 @@ class Technique(ABC):
 
     `last`: nothing may follow it in a chain, and why. `for_target`: its result depends on the
     target's int8 format, precisions and the like, and is stored for them alone. `replaces`: it
-    starts a new network, so that whatever stands before it in a chain would be lost.
+    starts a new network, so that whatever stands before it in a chain would be lost. `undoes`: the
+    techniques whose work it would undo, and why.
     """
 
     name: ClassVar[str]
@@ -162,6 +219,7 @@ class Technique(ABC):
     last: ClassVar[str | None] = None
     for_target: ClassVar[bool] = False
     replaces: ClassVar[bool] = False
+    undoes: ClassVar[dict[str, str]] = {}
 
     def identity(self, options: Any) -> dict[str, Any]:
         """What the result depends on besides the options: JSON-able, part of its key."""
@@ -175,7 +233,7 @@ class Technique(ABC):
         """Raise BuildError for options that cannot work whatever the model; before any work."""
 
     def measures(self, options: Any) -> bool:
-        """Whether the result rests on what the device is or how fast: then it is that one's alone."""
+        """Whether the result rests on what the device is or how fast: it is that one's alone."""
         return False
 
 

@@ -185,7 +185,7 @@ class Distill(TorchTechnique):
             weight_decay=options.weight_decay,
         )
         if options.as_published is not None:
-            settings = settings.model_copy(update={"optimizer": "adamax"})
+            settings = settings.model_copy(update={"optimizer": "adamax", "nesterov": False})
         tutor, objective = _lesson(options, student, base, trainer=trainer, context=context)
         trainer.train(student, objective, "student", "the student", settings)
         notes = _sizes(count(student), tutor)

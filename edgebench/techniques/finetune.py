@@ -34,13 +34,18 @@ def finetune(
     context: Context,
     *,
     technique: str,
+    what: str | None = None,
     on_update: OnUpdate | None = None,
     beside: nn.Module | None = None,
 ) -> None:
     """Train `module` on in place, with base's optimizer, batch size and augmentation.
 
-    `on_update` and `beside` are `fit`'s.
+    `technique` names the seed and the checkpoint, `what` the training in messages and progress
+    (none: "after" the technique). `on_update` and `beside` are `fit`'s. Where neither is given,
+    weights that are zero stay so: an earlier step of the chain pruned them.
     """
+    if on_update is None and beside is None:
+        on_update, beside = _keeping_zeros(module)
     x, y = context.tensors()
     rate = options.learning_rate
     settings = context.training.shortened(
@@ -66,9 +71,29 @@ def finetune(
         loss,
         settings,
         seed=context.seed_for(f"{technique}/finetune"),
-        what=f"after {technique}",
+        what=what or f"after {technique}",
         on_epoch=context.on_epoch,
         on_update=on_update,
         beside=beside,
         checkpoint=context.checkpoint(f"{technique}/finetune"),
     )
+
+
+def _keeping_zeros(module: nn.Module) -> tuple[OnUpdate | None, nn.Module | None]:
+    """What keeps the zeros of a pruned module while it is trained; nothing where there are none."""
+    from edgebench.pruning.masks import ZeroMasks
+
+    # Biases start at zero without having been pruned; matrices and filters do not.
+    sparse = {
+        name: weight
+        for name, weight in module.named_parameters()
+        if weight.dim() >= 2 and bool((weight == 0).any())
+    }
+    if not sparse:
+        return None, None
+    masks = ZeroMasks(sparse)
+
+    def keep(*_: int) -> None:
+        masks.apply_to_weights()
+
+    return keep, masks

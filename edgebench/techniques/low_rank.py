@@ -95,6 +95,7 @@ class LowRank(TorchTechnique):
     """
 
     name = "low-rank"
+    undoes: ClassVar[dict[str, str]] = {"prune-unstructured": "factors have no zeros"}
     summary = "dense layers and convolutions become chains of low rank (SVD, Tucker, CP)"
     Options: ClassVar[type[Options]] = LowRankOptions
 

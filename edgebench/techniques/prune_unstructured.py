@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +13,7 @@ from edgebench.errors import BuildError
 from edgebench.records import Figure
 from edgebench.techniques.base import TECHNIQUES, Context, Options, Outcome, TorchTechnique
 from edgebench.techniques.finetune import Finetune, finetune
-from edgebench.training.loop import OnUpdate
+from edgebench.training.loop import OnUpdate, updates_an_epoch
 
 if TYPE_CHECKING:
     import torch
@@ -248,7 +247,7 @@ class PruneUnstructured(TorchTechnique):
                 steps=options.prunings,
             )
             if options.finetune is not None:
-                batches = math.ceil(len(context.train_y) / context.training.batch_size)
+                batches = updates_an_epoch(len(context.train_y), context.training.batch_size)
                 pruning.check_room(batches * options.finetune.epochs)
             pruning.begin()
             _train_on(module, kept, pruning.on_update, options, context)

@@ -110,7 +110,13 @@ class Qat(TorchTechnique):
     def reference(self, module: nn.Module, options: Any, context: Context) -> nn.Module:
         """Train `module` as `apply` trains the rounded one: same epochs, rate, order and loss."""
         scratch = context.scratch / "control" if context.scratch is not None else None
-        finetune(module, options, replace(context, scratch=scratch), technique=self.name)
+        finetune(
+            module,
+            options,
+            replace(context, scratch=scratch),
+            technique=self.name,
+            what="the float32 control of qat",
+        )
         return module
 
     def apply(self, module: nn.Module, options: Any, context: Context) -> tuple[nn.Module, Outcome]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from edgebench.errors import BuildError
 from edgebench.training_settings import Augment, Jitter
 
 if TYPE_CHECKING:
@@ -14,6 +15,28 @@ if TYPE_CHECKING:
 LUMA = (0.299, 0.587, 0.114)
 # From red, green and blue to luma and two colour differences, in which a hue is an angle (NTSC).
 TO_YIQ = (LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+def check_images(shape: tuple[int, ...], how: Augment) -> None:
+    """Raise BuildError where inputs of this shape cannot be augmented, or would not change."""
+    if len(shape) != 4:
+        raise BuildError(
+            f"augmentation needs images [N, C, H, W], and the first input has the shape {shape}",
+            hint="leave out training.augment",
+        )
+    _, channels, height, width = shape
+    if how.crop >= min(height, width):
+        raise BuildError(
+            f"a crop of {how.crop} shifts images of {height}x{width} out of sight",
+            hint=f"set training.augment.crop below {min(height, width)}",
+        )
+    strength = how.jitter
+    if channels != 3 and strength is not None and not (strength.brightness or strength.contrast):
+        raise BuildError(
+            f"saturation and hue need images of three channels, and these have {channels}: the "
+            "jitter would change nothing",
+            hint="set brightness or contrast in training.augment.jitter, or leave it out",
+        )
 
 
 def augment(images: torch.Tensor, how: Augment, generator: torch.Generator) -> torch.Tensor:
@@ -56,7 +79,9 @@ def _shift(images: torch.Tensor, most: int, generator: torch.Generator) -> torch
 def jitter(images: torch.Tensor, how: Jitter, generator: torch.Generator) -> torch.Tensor:
     """Change brightness, contrast, saturation and hue, in this order, and keep to [0, 1].
 
-    Saturation and hue need three channels; images with another number keep theirs.
+    Contrast is about the mean grey of the image, saturation about the grey of each pixel. Images
+    of another number of channels than three keep saturation and hue; their grey is the mean of the
+    channels.
     """
     import torch
 
@@ -78,12 +103,15 @@ def jitter(images: torch.Tensor, how: Jitter, generator: torch.Generator) -> tor
     if coloured:
         images = torch.lerp(grey(images), images, strength).clamp(0, 1)
         if how.hue:
-            images = _turn(images, turns).clamp(0, 1)
+            images = turn_hue(images, turns).clamp(0, 1)
     return images
 
 
-def _turn(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Turn the hue of images [B, 3, H, W] by `turns` [B, 1, 1, 1] of the colour circle."""
+def turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Turn the hue of images [B, 3, H, W] by `turns` [B, 1, 1, 1] of the colour circle.
+
+    The luma stays, and no value is cut off.
+    """
     import torch
 
     forward = images.new_tensor(TO_YIQ)

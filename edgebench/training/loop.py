@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgebench.errors import BuildError, one_line
-from edgebench.training.augment import augment
-from edgebench.training.checkpoint import Progress
+from edgebench.training.augment import augment, check_images
+from edgebench.training.averaging import Average
+from edgebench.training.checkpoint import Progress, identity
 from edgebench.training.losses import Batch, Loss
 from edgebench.training.optimizers import make_optimizer, rate_factor
 from edgebench.training_settings import Training
@@ -20,26 +24,53 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# Called after each epoch with (epochs done, epochs in all, mean loss).
+# Called after each epoch with (epochs done, epochs in all, mean loss); see `naming`.
 OnEpoch = Callable[[int, int, float], None]
 # Called after each update with (updates done, updates in all).
 OnUpdate = Callable[[int, int], None]
 
+# How many updates a GPU makes before its loss is looked at: waiting at each would leave it idle.
+UPDATES_UNSEEN = 50
+
+
+def naming(on_epoch: OnEpoch, what: str) -> OnEpoch:
+    """`on_epoch`, told also what is trained where it has a parameter `what`.
+
+    So that whoever watches a technique can tell its teachers, its student and its control apart.
+    """
+    takes = inspect.signature(on_epoch).parameters
+    if "what" not in takes:
+        return on_epoch
+    return partial(on_epoch, what=what)  # type: ignore[call-arg] # it was just looked up
+
 
 @contextmanager
 def deterministic(seed: int) -> Iterator[None]:
-    """Torch's random draws start from `seed` inside, and go on as they were outside."""
+    """Torch's random draws start from `seed` inside, and go on as they were outside.
+
+    The same bits come out on the same kind of processor with as many threads: torch adds up in
+    another order with another number of them.
+    """
     import torch
 
+    # torch's type stubs know nothing of its properties.
+    memory: Any = torch.utils.deterministic
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    if devices:
+        # Without a workspace of fixed size cuBLAS does not repeat its bits.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = memory.fill_uninitialized_memory
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # A tenth of a training's time, for what only code that reads unset memory would notice.
+        memory.fill_uninitialized_memory = False
         try:
             yield
         finally:
+            memory.fill_uninitialized_memory = filled
             torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
 
 
@@ -53,6 +84,16 @@ def training_device(settings: Training) -> torch.device:
             "torch finds no CUDA device to train on", hint="set training.device to auto or cpu"
         )
     return torch.device("cuda" if there and settings.device != "cpu" else "cpu")
+
+
+def updates_an_epoch(examples: int, batch_size: int) -> int:
+    """How many updates `fit` makes with so many examples in an epoch.
+
+    Batch normalisation cannot learn from one example, so where one is left over after full batches
+    it is left out: another one in each epoch.
+    """
+    left_out = 1 if batch_size > 1 and examples > batch_size and examples % batch_size == 1 else 0
+    return math.ceil((examples - left_out) / batch_size)
 
 
 def fit(
@@ -70,45 +111,64 @@ def fit(
 ) -> None:
     """Train `module` in place on `inputs`, and leave it on the processor in evaluation mode.
 
-    `inputs`: one tensor [N, ...], or one for each input of the module. `seed` decides the order of
-    the examples, augmentation and dropout. `on_update` runs after each update (to keep pruned
+    `inputs`: one tensor [N, ...], or one for each input of the module; the first is augmented.
+    `seed` decides the order of the examples, augmentation and dropout. `on_epoch` is told `what` as
+    well where it has a parameter of that name. `on_update` runs after each update (to keep pruned
     weights at zero), and once more where averaged weights take the module's place. `beside` is
     trained along (a loss's own layers). With `checkpoint`, a file, each epoch leaves all that it
-    takes to go on after a kill with the same bits. On CUDA, products are made in bfloat16.
+    takes to go on after a kill with the same bits: the states of `module` and `beside`, torch's
+    random draws, the order's. On CUDA, products are made in bfloat16.
 
     Raises
     ------
     BuildError
-        The loss is not finite, or the module fails while it trains; `what` names what was trained.
+        The loss, a weight or a running statistic is not finite, the inputs cannot be augmented, or
+        the module fails while it trains; `what` names what was trained. The module is then of no
+        use.
+    OSError
+        The checkpoint cannot be written.
     """
+    import torch
+
     if not any(p.requires_grad for p in module.parameters()):
         raise BuildError(f"training {what} failed: the model has no parameter to train")
-    session = _Session.start(
-        module,
-        inputs,
-        loss,
-        settings,
-        seed=seed,
-        what=what,
-        on_update=on_update,
-        beside=beside,
-    )
-    with deterministic(seed):
-        done = session.progress.load(checkpoint) if checkpoint is not None else 0
-        for part in session.parts:
-            part.train()
-        for epoch in range(done, settings.epochs):
-            mean = session.epoch(epoch)
-            if on_epoch is not None:
-                on_epoch(epoch + 1, settings.epochs, mean)
-            if checkpoint is not None:
-                session.progress.save(checkpoint, epoch + 1)
-    session.finish()
+    told = naming(on_epoch, what) if on_epoch is not None else None
+    try:
+        with deterministic(seed):
+            session = _Session.start(
+                module,
+                inputs,
+                loss,
+                settings,
+                seed=seed,
+                what=what,
+                on_update=on_update,
+                beside=beside,
+                checkpoint=checkpoint,
+            )
+            done = session.progress.load(checkpoint) if checkpoint is not None else 0
+            for part in session.parts:
+                part.train()
+            for epoch in range(done, settings.epochs):
+                mean = session.epoch(epoch)
+                if told is not None:
+                    told(epoch + 1, settings.epochs, mean)
+                if checkpoint is not None:
+                    session.progress.save(checkpoint, epoch + 1)
+            session.finish()
+    except torch.OutOfMemoryError as error:
+        raise BuildError(
+            f"training {what} failed: the GPU's memory is full",
+            hint="lower training.batch_size, or set training.device to cpu",
+        ) from error
 
 
 @dataclass
 class _Session:
-    """One training under way: everything is on its device, and `progress` is what changes."""
+    """One training under way: everything is on its device, and `progress` is what changes.
+
+    `unbounded`: tensors of the network that were not finite before it was trained.
+    """
 
     progress: Progress
     inputs: tuple[torch.Tensor, ...]
@@ -118,6 +178,7 @@ class _Session:
     device: torch.device
     layout: torch.memory_format
     on_update: OnUpdate | None
+    unbounded: frozenset[str]
 
     @classmethod
     def start(
@@ -131,33 +192,43 @@ class _Session:
         what: str,
         on_update: OnUpdate | None,
         beside: nn.Module | None,
+        checkpoint: Path | None,
     ) -> _Session:
         """Move everything to its device and set up what changes."""
         import torch
 
         tensors = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
+        if not settings.augment.nothing:
+            check_images(tuple(tensors[0].shape), settings.augment)
         device = training_device(settings)
+        parts = [module] if beside is None else [module, beside]
+        name = ""
+        if checkpoint is not None:
+            shapes = [list(t.shape) for t in tensors]
+            name = identity(
+                parts, what, str(seed), device.type, f"{shapes}", settings.model_dump_json()
+            )
         layout = _layout(module, tensors)
         _place(module, device, layout)
         if beside is not None:
             beside.to(device)
-        parts = [module] if beside is None else [module, beside]
-        optimizer = make_optimizer(
-            [p for part in parts for p in part.parameters() if p.requires_grad], settings
-        )
-        batches = math.ceil(len(tensors[0]) / settings.batch_size)
+        # A loss's own layers may hold some of the module's weights: each is updated once.
+        trained = {id(p): p for part in parts for p in part.parameters() if p.requires_grad}
+        optimizer = make_optimizer(trained.values(), settings)
+        batches = updates_an_epoch(len(tensors[0]), settings.batch_size)
         factor = rate_factor(settings, batches)
         progress = Progress(
             module,
             optimizer,
             torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
             torch.Generator().manual_seed(seed),
-            _average(module, settings),
+            Average(module, settings.ema) if settings.ema is not None else None,
             beside,
-            identity=f"{what} {seed} {len(tensors[0])} {settings.model_dump_json()}",
+            identity=name,
         )
         on_device = tuple(t.to(device) for t in tensors)
-        return cls(progress, on_device, loss, settings, what, device, layout, on_update)
+        unbounded = frozenset(_not_finite(module))
+        return cls(progress, on_device, loss, settings, what, device, layout, on_update, unbounded)
 
     @property
     def parts(self) -> list[nn.Module]:
@@ -170,31 +241,40 @@ class _Session:
         import torch
 
         n, size = len(self.inputs[0]), self.settings.batch_size
-        batches = math.ceil(n / size)
-        total = torch.zeros((), device=self.device)
+        batches = updates_an_epoch(n, size)
+        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        seen = 0
         order = torch.randperm(n, generator=self.progress.order)
-        for index, chosen in enumerate(torch.split(order, size)):
-            # Batch normalisation cannot learn from a single example that is left over.
-            if len(chosen) == 1 < min(n, size):
-                continue
-            total += self._update(chosen) * len(chosen)
-            # Waiting for a GPU at every update would leave it idle; there, once an epoch.
-            if self.device.type == "cpu" or index == batches - 1:
-                _check_finite(float(total), self.what, number)
+        for index, chosen in enumerate(torch.split(order, size)[:batches]):
+            total += self._update(chosen, number) * len(chosen)
+            seen += len(chosen)
+            if index % UPDATES_UNSEEN == UPDATES_UNSEEN - 1:
+                self._check_finite(total, number)
             if self.on_update is not None:
                 self.on_update(number * batches + index + 1, batches * self.settings.epochs)
-        return float(total) / n
+            if self.progress.average is not None:
+                self.progress.average.update(self.progress.module)
+        self._check_finite(total, number)
+        # A finite loss says nothing of the last update, nor of running statistics.
+        lost = next((n for n in _not_finite(self.progress.module) if n not in self.unbounded), None)
+        if lost is not None:
+            raise self._diverged(number, f"'{lost}' is")
+        return float(total) / seen
 
-    def _update(self, chosen: torch.Tensor) -> torch.Tensor:
+    def _update(self, chosen: torch.Tensor, epoch: int) -> torch.Tensor:
         """One update of the weights; returns its loss."""
+        import torch
+
         batch = self._batch(chosen)
         progress = self.progress
         progress.optimizer.zero_grad(set_to_none=True)
         try:
             with _precision(self.device):
                 value = self.loss(progress.module(*batch.inputs), batch)
+            if self.device.type == "cpu":
+                self._check_finite(value, epoch)
             value.backward()  # type: ignore[no-untyped-call]
-        except BuildError:
+        except (BuildError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             raise BuildError(
@@ -204,8 +284,6 @@ class _Session:
             ) from error
         progress.optimizer.step()
         progress.schedule.step()
-        if progress.average is not None:
-            progress.average.update_parameters(progress.module)
         return value.detach()
 
     def _batch(self, chosen: torch.Tensor) -> Batch:
@@ -217,14 +295,25 @@ class _Session:
         parts = [p.contiguous(memory_format=self.layout) if p.dim() == 4 else p for p in parts]
         return Batch(tuple(parts), chosen, augmented=not how.nothing)
 
+    def _check_finite(self, loss: torch.Tensor, epoch: int) -> None:
+        if not math.isfinite(float(loss.detach())):
+            raise self._diverged(epoch, "the loss is")
+
+    def _diverged(self, epoch: int, what: str) -> BuildError:
+        return BuildError(
+            f"training {self.what} diverged in epoch {epoch + 1}: {what} not finite",
+            hint="lower the learning rate",
+        )
+
     def finish(self) -> None:
         """Put averaged weights in place, and everything back on the processor."""
         import torch
 
         progress = self.progress
+        progress.optimizer.zero_grad(set_to_none=True)
         if progress.average is not None:
-            progress.module.load_state_dict(progress.average.module.state_dict())
-            updates = math.ceil(len(self.inputs[0]) / self.settings.batch_size)
+            progress.average.put_into(progress.module)
+            updates = updates_an_epoch(len(self.inputs[0]), self.settings.batch_size)
             updates *= self.settings.epochs
             if self.on_update is not None:
                 self.on_update(updates, updates)
@@ -262,8 +351,8 @@ def _layout(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.memory
 
     images = any(t.dim() == 4 for t in inputs)
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
-    # torch refuses the layout where a module also has weights of volumes.
-    volumes = any(p.dim() == 5 for p in module.parameters())
+    # torch refuses the layout where a module also has weights or buffers of volumes.
+    volumes = any(t.dim() == 5 for t in (*module.parameters(), *module.buffers()))
     suits = images and convolves and not volumes
     return torch.channels_last if suits else torch.contiguous_format
 
@@ -274,18 +363,17 @@ def _precision(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def _average(module: nn.Module, settings: Training) -> torch.optim.swa_utils.AveragedModel | None:
+def _not_finite(module: nn.Module) -> list[str]:
+    """The names of a network's tensors that hold an infinity or no number."""
     import torch
 
-    if settings.ema is None:
-        return None
-    rule = torch.optim.swa_utils.get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
-    return torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=rule, use_buffers=True)
-
-
-def _check_finite(total: float, what: str, epoch: int) -> None:
-    if not math.isfinite(total):
-        raise BuildError(
-            f"training {what} diverged in epoch {epoch + 1}: the loss is not finite",
-            hint="lower the learning rate",
-        )
+    floats = {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+    }
+    if not floats:
+        return []
+    # One answer for all: asked one by one, a GPU would be waited for each time.
+    sound = torch.stack([tensor.isfinite().all() for tensor in floats.values()]).tolist()
+    return [name for name, fine in zip(floats, sound, strict=True) if not fine]

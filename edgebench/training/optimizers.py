@@ -32,7 +32,11 @@ def make_optimizer(
 
 
 def rate_factor(settings: Training, updates_an_epoch: int) -> Callable[[int], float]:
-    """What the learning rate is multiplied by in the update of a number, counted from 0."""
+    """What the learning rate is multiplied by in the update of a number, counted from 0.
+
+    The last update of the warm-up, and the first one after it, are made at the full rate; a cosine
+    would reach its end in the update after the last.
+    """
     total = updates_an_epoch * settings.epochs
     rise = round(updates_an_epoch * settings.warmup_epochs)
     end = settings.final_learning_rate / settings.learning_rate

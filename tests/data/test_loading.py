@@ -14,6 +14,9 @@ from PIL import Image
 from edgebench.data import DATASETS, Dataset, load
 from edgebench.data.base import Source, Split
 from edgebench.errors import DataError, UnknownNameError
+from edgebench.models.source import find_model
+from edgebench.pipeline.task import load_task
+from edgebench.recipe import load_recipe
 
 
 def assert_sound(data: Dataset) -> None:
@@ -67,12 +70,92 @@ def test_limits_choose_by_the_seed() -> None:
     assert_sound(one)
 
 
+def rows(x: np.ndarray) -> list[bytes]:
+    return [image.tobytes() for image in x]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(10, 888), st.integers(0, 3))
+def test_what_is_held_out_is_a_stratified_part_of_the_training_half(count: int, seed: int) -> None:
+    whole = load("digits")
+    data = load("digits", validation=count, seed=seed)
+    assert len(data.validation_y) == count
+    assert len(data.train_y) == len(whole.train_y) - count
+    assert sorted(rows(data.train_x) + rows(data.validation_x)) == sorted(rows(whole.train_x))
+    for y in (data.train_y, data.validation_y):
+        exact = len(y) * np.bincount(whole.train_y) / len(whole.train_y)
+        shares = np.bincount(y, minlength=10)
+        assert (np.abs(shares - exact) <= 1).all()
+        assert shares.min() >= 1
+    assert data.validation_x.dtype == np.float32
+    assert data.validation_x.flags.c_contiguous
+    assert data.validation_y.dtype == np.int64
+
+
+def test_what_is_held_out_goes_with_its_labels() -> None:
+    whole, data = load("digits"), load("digits", validation=100)
+    label = dict(zip(rows(whole.train_x), whole.train_y, strict=True))
+    for x, y in ((data.train_x, data.train_y), (data.validation_x, data.validation_y)):
+        assert [label[row] for row in rows(x)] == y.tolist()
+
+
+def test_the_test_half_is_the_same_whatever_is_held_out() -> None:
+    whole, data = load("digits", test=100), load("digits", test=100, validation=100)
+    assert np.array_equal(whole.test_x, data.test_x)
+    assert not whole.validation_y.size
+    assert set(rows(data.test_x)).isdisjoint(rows(data.train_x) + rows(data.validation_x))
+
+
+def test_a_set_that_is_split_has_the_same_test_half_whatever_is_held_out(
+    tmp_path: Path, files
+) -> None:
+    files.folder(tmp_path / "pets", {"cat": 10, "dog": 20})
+    whole, data = (load(str(tmp_path / "pets"), validation=count) for count in (None, 6))
+    assert rows(whole.test_x) == rows(data.test_x)
+    assert [len(y) for y in (data.train_y, data.validation_y, data.test_y)] == [18, 6, 6]
+    assert np.bincount(data.validation_y).tolist() == [2, 4]
+    assert sorted(rows(data.train_x) + rows(data.validation_x)) == sorted(rows(whole.train_x))
+
+
+def test_a_limit_on_training_counts_what_is_left() -> None:
+    data = load("digits", train=50, validation=100)
+    assert (len(data.train_y), len(data.validation_y)) == (50, 100)
+    more = load("digits", train=850, validation=100)
+    assert len(more.train_y) == 798
+    assert set(rows(data.train_x)).isdisjoint(rows(data.validation_x))
+    # What is held out does not depend on how much is trained on.
+    assert rows(more.validation_x) == rows(data.validation_x)
+
+
+def test_what_is_held_out_depends_on_the_seed_alone() -> None:
+    first, again, other = (load("digits", validation=60, seed=seed) for seed in (0, 0, 1))
+    assert first.fingerprint == again.fingerprint
+    assert rows(first.validation_x) != rows(other.validation_x)
+    assert first.fingerprint != load("digits").fingerprint
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"train": 0}, "train must be 1 or more examples, not 0"),
         ({"test": -3}, "test must be 1 or more examples, not -3"),
         ({"test": 9}, "digits: 9 examples cannot show 10 classes; take 10 or more"),
+        ({"validation": 0}, "validation must be 1 or more examples, not 0"),
+        (
+            {"validation": 9},
+            "digits: 9 examples held out cannot show 10 classes; set data_limits.validation to 10 "
+            "or more",
+        ),
+        (
+            {"validation": 889},
+            "digits: 889 examples cannot be held out of 898, since 10 classes must be left to "
+            "train on; set data_limits.validation to a tenth of the training examples, say",
+        ),
+        (
+            {"validation": 890, "train": 20},
+            "digits: 890 examples cannot be held out of 898, since 10 classes must be left to "
+            "train on; set data_limits.validation to a tenth of the training examples, say",
+        ),
     ],
 )
 def test_limits_that_make_no_sense(options: dict[str, int], message: str) -> None:
@@ -176,6 +259,37 @@ def test_a_registered_set_of_arrays_is_checked_like_any_other(plugged) -> None:
     data = load("plugged")
     assert_sound(data)
     assert np.array_equal(data.test_x, x.astype(np.float32))
+
+
+def test_a_class_of_one_example_cannot_be_held_out_of(plugged) -> None:
+    plugged(np.random.default_rng(0).random((5, 1, 2, 2)), [0, 0, 0, 0, 1])
+    with pytest.raises(DataError) as caught:
+        load("plugged", validation=2)
+    assert str(caught.value) == (
+        "plugged: class '1' has a single example, and a split needs two; add examples, or leave "
+        "the class out"
+    )
+
+
+def test_pixels_that_are_held_out_are_checked_as_well(plugged) -> None:
+    x = np.zeros((40, 1, 2, 2))
+    x[:, 0, 0, 0] = np.linspace(0, 1, 40)
+    labels = [0, 1] * 20
+    plugged(x, labels)
+    held = load("plugged", validation=2).validation_x[:, 0, 0, 0]
+    places = [int(np.argmin(np.abs(x[:, 0, 0, 0] - value))) for value in held]
+    x[places[0], 0, 1, 1] = 7.0
+    plugged(x, labels, np.zeros((40, 1, 2, 2)))
+    with pytest.raises(DataError, match=r"^plugged: pixels range from .*scale the images"):
+        load("plugged", validation=2)
+
+
+def test_a_recipe_holds_out_what_it_says() -> None:
+    recipe = load_recipe(None, settings=["data_limits={train: 200, test: 50, validation: 70}"])
+    source = find_model(recipe.model, weights=None, options=recipe.model_options)
+    data = load_task(recipe, source).dataset
+    assert [len(y) for y in (data.train_y, data.test_y, data.validation_y)] == [200, 50, 70]
+    assert rows(data.validation_x) == rows(load("digits", validation=70).validation_x)
 
 
 @pytest.mark.parametrize("bad", [255.0, -0.1, np.nan, np.inf])
