@@ -46,9 +46,11 @@ def bundle(
     from edgebench.transports.bundle import pack
 
     zip_path = folder.path / "bundle.zip"
-    with TerminalProgress(quiet=False) as progress, folder.held():
-        Job(chosen, place, folder, progress).prepare(None)
-        pack(folder.bundle, zip_path)
+    with TerminalProgress(quiet=False) as progress:
+        job = Job(chosen, place, folder, progress)
+        with folder.held():
+            job.prepare(None)
+            pack(folder.bundle, zip_path)
     print(
         f"{zip_path}: carry it to the device, unpack it, run 'python3 agent.pyz' there, carry "
         f"results.zip back, then: edgebench ingest results.zip {folder.path}"

@@ -25,7 +25,7 @@ def search(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe with 'search:'.")],
     target: TargetOption = "cpu",
     trials: Annotated[
-        int | None, typer.Option(min=1, help="How many chains to try; none: the recipe's.")
+        int | None, typer.Option(min=1, help="How many chains to try at most; none: the recipe's.")
     ] = None,
     out: OutOption = None,
     model: ModelOption = None,
@@ -38,9 +38,10 @@ def search(
 ) -> int:
     """Try chains on the target; measure and judge the best of them."""
     del debug
-    from edgebench.cli.output import print_run
+    from edgebench.cli.output import print_rich, print_run
     from edgebench.cli.progress import TerminalProgress
     from edgebench.pipeline.folder import RunFolder
+    from edgebench.report.search import front_table
 
     chosen, place = recipe_and_target(
         recipe,
@@ -56,5 +57,9 @@ def search(
 
     with TerminalProgress(quiet=json) as progress:
         record = SearchJob(chosen, place, folder, progress).run()
+    table = None if json else front_table(record)
+    if table is not None:
+        print_rich(table)
+        print_rich("")
     print_run(record, folder.path / "report.html", as_json=json)
     return record.exit_code

@@ -1,22 +1,25 @@
-"""The trials of a search, kept by Optuna in a file that a killed search goes on from.
+"""The trials of a search, drawn by Optuna and kept in a file that a killed search goes on from.
 
-Each trial's draw is seeded by its number, so a search that was interrupted draws what an
-uninterrupted one would have.
+The file holds ended trials only. The next one is drawn from these and from the seed of its number:
+whenever a search was interrupted, it goes on with the draw that was next.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from edgebench.errors import StorageError, storage_error
 from edgebench.hashing import named_seed
 from edgebench.metrics.base import METRICS
 from edgebench.recipe import Gate
-from edgebench.search_space import Choice, Interval, Open, Scalar, Search
+from edgebench.search_space import Chain, Choice, Interval, Open, Search
 
 if TYPE_CHECKING:
     import optuna
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
 STUDY = "search"
 # So many are drawn at random before the sampler has seen enough to guess.
 RANDOM = 8
+# So many draws of chains that were tried before, and the space counts as used up.
+DRAWS = 50
+# The optimiser measures volumes and takes no infinity: of metrics only decibels can be infinite.
+ENDLESS = 1e6
 
 
 @dataclass(frozen=True)
@@ -47,58 +54,90 @@ class Tried:
         return self.problem is None and all(value <= 0 for value in self.excess.values())
 
 
+@dataclass(frozen=True)
+class Draw:
+    """A chain to try: `drawn` are the values that were open, by their place."""
+
+    number: int
+    name: str
+    chain: Chain
+    drawn: dict[str, Any]
+    trial: optuna.Trial
+
+
+class Earlier(NamedTuple):
+    """What the file of an earlier search tells: its plan, and each draw's parameters in order."""
+
+    plan: str | None = None
+    draws: tuple[dict[str, Any], ...] = ()
+
+
 class Trials:
-    """The study of one search."""
+    """The trials of one search; its folder must be held, for nobody else may write meanwhile.
 
-    def __init__(self, file: Path, search: Search, limits: Sequence[Gate], seed: int) -> None:
-        import optuna
-        from optuna.storages.journal import JournalFileBackend
+    `plan` is the key of all that decides what a trial is, `device` the fingerprint of what they
+    are measured on. `earlier`: a finished search; where its plan is this one, its chains are tried
+    again first, in their order. So are those in `file` where another device measured them.
+    """
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+    def __init__(
+        self,
+        file: Path,
+        search: Search,
+        limits: Sequence[Gate],
+        seed: int,
+        *,
+        plan: str,
+        device: str,
+        earlier: Earlier | None = None,
+    ) -> None:
         self.search = search
         self.limits = limits
         self.seed = seed
-        with warnings.catch_warnings():
-            # Its file storage has been "experimental" for years; it is what is kept here.
-            warnings.simplefilter("ignore")
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(file)))
-            self._study = optuna.create_study(
-                storage=storage,
-                study_name=STUDY,
-                directions=[direction(name) for name in search.objectives],
-                load_if_exists=True,
-            )
-        self._take_back_unfinished()
+        self._file = file
+        again = list(earlier.draws) if earlier and earlier.plan == plan else []
+        with _readable(file), _quiet():
+            if file.exists():
+                kept = _study_in(file, self._directions())
+                if kept.user_attrs.get("device") != device:
+                    again = list(_earlier(kept).draws)
+                    file.unlink()
+            self._kept = _study_in(file, self._directions())
+            if "plan" not in self._kept.user_attrs:
+                self._kept.set_user_attr("device", device)
+                self._kept.set_user_attr("again", json.dumps(again))
+                self._kept.set_user_attr("plan", plan)
+            self._again = json.loads(self._kept.user_attrs["again"])
+            # Drawing writes to a study of its own, so that the file never holds half a trial.
+            self._study = _study_in(None, self._directions())
+            ended = self._kept.trials
+            self._study.add_trials(ended)
+            self._ended = [_tried(trial) for trial in ended]
+        self._seen = {_text(one.chain) for one in self._ended}
 
     def ended(self) -> list[Tried]:
         """All trials that were told, in their order."""
-        return [_tried(trial) for trial in self._study.trials if "record" in trial.user_attrs]
+        return list(self._ended)
 
-    def begin(self) -> tuple[optuna.Trial, str, list[dict[str, Any]]]:
-        """The next trial, with the chain to try and its name."""
-        import optuna
+    def begin(self) -> Draw | None:
+        """The next chain to try, one that was not tried yet; None where none is found."""
+        number = len(self._ended)
+        if number < len(self._again):
+            self._study.enqueue_trial(self._again[number])
+            return self._draw(number, 0)
+        for attempt in range(DRAWS):
+            draw = self._draw(number, attempt)
+            if _text(draw.chain) not in self._seen:
+                return draw
+            self._set_aside(draw)
+        return None
 
-        number = len(self._study.trials)
-        seed = named_seed(self.seed, f"search/{number}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._study.sampler = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=RANDOM, multivariate=True, group=True
-            )
-            trial = self._study.ask()
-
-        def suggest(name: str, space: Open) -> Scalar:
-            return _suggest(trial, name, space)
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            name, chain = self.search.draw(suggest)
-        return trial, name, chain
-
-    def tell(self, trial: optuna.Trial, tried: Tried) -> None:
-        """Keep what came of a trial."""
-        import optuna
-
+    def tell(self, draw: Draw, tried: Tried) -> None:
+        """Keep what came of a trial; raises StorageError."""
+        trial = draw.trial
+        failed = tried.problem is not None
+        # Counts against its neighbourhood more than anything that misses a limit.
+        trial.set_constraint("built and measured", math.inf if failed else 0.0)
         for gate, excess in tried.excess.items():
             trial.set_constraint(gate, excess)
         record = {
@@ -109,19 +148,72 @@ class Trials:
             "problem": tried.problem,
         }
         trial.set_user_attr("record", json.dumps(record))
-        if tried.problem is not None:
-            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            self._study.tell(trial, [tried.metrics[name] for name in self.search.objectives])
+        with _quiet():
+            told = self._study.tell(trial, [self._value(tried, n) for n in self.search.objectives])
+            try:
+                self._kept.add_trial(told)
+            except OSError as error:
+                raise storage_error(error, self._file) from error
+        self._ended.append(tried)
+        self._seen.add(_text(tried.chain))
 
-    def _take_back_unfinished(self) -> None:
-        """Draw a trial that a kill left open again as it was; what it had made is in the store."""
+    def forget(self) -> None:
+        """Begin anew next time."""
+        self._file.unlink(missing_ok=True)
+
+    def _draw(self, number: int, attempt: int) -> Draw:
         import optuna
 
-        for trial in self._study.trials:
-            if trial.state == optuna.trial.TrialState.RUNNING:
-                self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-                self._study.enqueue_trial(trial.params)
+        purpose = f"search/{number}" if not attempt else f"search/{number}/{attempt}"
+        seed = named_seed(self.seed, purpose)
+        drawn: dict[str, Any] = {}
+
+        def suggest(place: str, space: Open) -> Any:
+            drawn[place] = _suggest(trial, place, space)
+            return drawn[place]
+
+        with _quiet():
+            if attempt:
+                # The sampler wants what was tried: anything else tells more.
+                self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
+            else:
+                self._study.sampler = optuna.samplers.TPESampler(
+                    seed=seed, n_startup_trials=RANDOM, multivariate=True, group=True
+                )
+            trial = self._study.ask()
+            name, chain = self.search.draw(suggest)
+        return Draw(number, name, chain, drawn, trial)
+
+    def _set_aside(self, draw: Draw) -> None:
+        """End a draw that is not tried, so that it counts for nothing."""
+        import optuna
+
+        with _quiet():
+            self._study.tell(draw.trial, state=optuna.trial.TrialState.FAIL)
+
+    def _value(self, tried: Tried, objective: str) -> float:
+        """What the optimiser is told: of a failed trial the worst, which it does not look at."""
+        if tried.problem is not None:
+            return math.inf if direction(objective) == "minimize" else -math.inf
+        value = tried.metrics[objective]
+        return value if math.isfinite(value) else math.copysign(ENDLESS, value)
+
+    def _directions(self) -> list[Literal["minimize", "maximize"]]:
+        return [direction(name) for name in self.search.objectives]
+
+
+def read_earlier(file: Path) -> Earlier:
+    """What the file of a search tells of its draws; nothing where there is no such file."""
+    if not file.exists():
+        return Earlier()
+    import optuna
+
+    try:
+        with _quiet():
+            return _earlier(optuna.load_study(study_name=STUDY, storage=_storage(file)))
+    except (ValueError, KeyError, OSError):
+        # It is only what to try first that is lost.
+        return Earlier()
 
 
 def direction(metric: str) -> Literal["minimize", "maximize"]:
@@ -174,10 +266,80 @@ def nearest_to_limits(tried: Sequence[Tried]) -> Tried | None:
     )
 
 
-def _suggest(trial: optuna.Trial, name: str, space: Open) -> Scalar:
+def _study_in(file: Path | None, directions: list[Literal["minimize", "maximize"]]) -> optuna.Study:
+    """The study kept in a file, or one in memory."""
+    import optuna
+
+    storage = None if file is None else _storage(file)
+    return optuna.create_study(
+        storage=storage, study_name=STUDY, directions=[*directions], load_if_exists=True
+    )
+
+
+def _storage(file: Path) -> optuna.storages.JournalStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    class Held(JournalFileOpenLock):
+        """The run's folder is held already; Optuna's own lock would outlive a kill."""
+
+        def acquire(self) -> bool:
+            return True
+
+        def release(self) -> None:
+            """Nothing to give back."""
+
+    _drop_torn_line(file)
+    return JournalStorage(JournalFileBackend(str(file), lock_obj=Held(str(file))))
+
+
+def _drop_torn_line(file: Path) -> None:
+    """Cut off a last line that was not written to its end; Optuna would append to it."""
+    if file.exists():
+        content = file.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with file.open("r+b") as stream:
+                stream.truncate(whole)
+
+
+def _earlier(study: optuna.Study) -> Earlier:
+    draws = [dict(trial.params) for trial in study.trials]
+    again = json.loads(study.user_attrs.get("again", "[]"))
+    return Earlier(study.user_attrs.get("plan"), (*draws, *again[len(draws) :]))
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, file) from error
+    except (ValueError, KeyError) as error:
+        raise StorageError(
+            "holds no trials that can be read", where=str(file), hint="remove it: they are lost"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's words: parts of it have been "experimental" for years."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _suggest(trial: optuna.Trial, name: str, space: Open) -> Any:
     if isinstance(space, Choice):
-        value: Scalar = trial.suggest_categorical(name, space.choose)
-        return value
+        texts = space.texts
+        return space.choose[texts.index(trial.suggest_categorical(name, texts))]
     return _number(trial, name, space)
 
 
@@ -198,3 +360,7 @@ def _tried(trial: optuna.trial.FrozenTrial) -> Tried:
         record["excess"],
         record["problem"],
     )
+
+
+def _text(chain: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(list(chain), sort_keys=True)

@@ -242,7 +242,8 @@ def _reproduce(run: RunRecord) -> str | None:
     target = run.target.get("name")
     if not (target and run.recipe.get("model") and run.recipe.get("data")):
         return None
-    return f"edgebench run recipe.yaml --target {shlex.quote(one_line(fmt.clean(target)))}"
+    command = "run" if run.search is None else "search"
+    return f"edgebench {command} recipe.yaml --target {shlex.quote(one_line(fmt.clean(target)))}"
 
 
 RENDERERS.register("html")(Renderer("report.html", render_html))
