@@ -162,11 +162,14 @@ def latency_metrics(samples: Samples) -> tuple[dict[str, float | None], dict[str
 
 
 def model_metrics(outputs: Outputs) -> tuple[dict[str, float | None], dict[str, Estimate]]:
-    """Every metric of one model's answers: the values, and the intervals where there are any."""
+    """Every metric of one model's answers: the values, and the intervals where there are any.
+
+    Metrics that are not defined for answers of this kind are left out.
+    """
     values: dict[str, float | None] = {}
     intervals: dict[str, Estimate] = {}
     for name, metric in METRICS.items():
-        if metric.on_model is None:
+        if metric.on_model is None or not metric.judges(outputs.answers):
             continue
         result = metric.on_model(outputs)
         if isinstance(result, Estimate):
@@ -178,10 +181,10 @@ def model_metrics(outputs: Outputs) -> tuple[dict[str, float | None], dict[str, 
 
 
 def pair_metrics(outputs: Outputs, context: Context) -> dict[str, Estimate]:
-    """Every metric of a variant's answers against base's."""
+    """Every metric of a variant's answers against base's that is defined for their kind."""
     compared: dict[str, Estimate] = {}
     for name, metric in METRICS.items():
-        if metric.on_pair is not None:
+        if metric.on_pair is not None and metric.judges(outputs.answers):
             result = metric.on_pair(outputs, context)
             if result is not None:
                 compared[name] = result
@@ -213,11 +216,12 @@ def landscape(models: Mapping[str, Outputs], controls: Sequence[str] = ()) -> La
     Classical multidimensional scaling gives the directions: deterministic, and its loss is known,
     unlike that of t-SNE. Each model's distance from base, which comes first in `models`, is exact.
     A model far beyond the farthest of `controls` is named with its distance, not drawn. None for
-    fewer than three models. Source: Torgerson, Psychometrika 17 (1952).
+    fewer than three models, and for answers that are no classes. Source: Torgerson, Psychometrika
+    17 (1952).
     """
     from edgebench.metrics.activation_distance import distances
 
-    if len(models) < 3:
+    if len(models) < 3 or any(one.answers != "classes" for one in models.values()):
         return None
     home, *others = models
     far = {name: float(distances(models[name], models[home]).mean()) for name in others}

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .measure import Arm, Block
     from .runtimes.base import Answer, Feed, Model
 
-CLASSES, ANY = "classes", "any"
+# What is asked of a model: classes, its first output whatever it is, or all of its outputs.
+CLASSES, ANY, ALL = "classes", "any", "all"
 
 
 def check_feed(model: Model, inputs: Feed) -> None:
@@ -31,7 +32,18 @@ def check_feed(model: Model, inputs: Feed) -> None:
 
 
 def check_answer(answer: Answer, batch: int, kind: str, name: str) -> None:
-    """Raise ModelFailedError where the first output is not what the bundle says of it."""
+    """Raise ModelFailedError where the outputs are not what the bundle says of them.
+
+    `name`: the first one's.
+    """
+    if kind == ALL:
+        for index, output in enumerate(answer):
+            if output.ndim < 1 or len(output) != batch:
+                raise ModelFailedError(
+                    f"output {index} has shape {list(output.shape)} for {batch} examples; the "
+                    "first dimension has to count the examples"
+                )
+        return
     output = answer[0]
     if kind == CLASSES and (output.ndim != 2 or len(output) != batch or output.shape[1] < 1):
         raise ModelFailedError(
@@ -45,16 +57,17 @@ def check_answer(answer: Answer, batch: int, kind: str, name: str) -> None:
 
 
 def all_answers(model: Model, inputs: Feed, *, batch: int, kind: str) -> NDArray[np.float32]:
-    """The first output for all inputs, float32 [N, K]; raises ModelFailedError.
+    """What is asked of the outputs for all inputs, float32 [N, K]; raises ModelFailedError.
 
-    A model that fixes its batch gets the last examples filled up with copies.
+    Of several outputs the numbers of an example stand in a row, output after output. A model that
+    fixes its batch gets the last examples filled up with copies.
     """
     import numpy as np
 
     total = len(inputs[0])
     size = model.fixed_batch or batch
     name = model.outputs[0].name
-    parts: List[NDArray[Any]] = []
+    parts: List[Answer] = []
     for start in range(0, total, size):
         feed = tuple(np.array(array[start : start + size]) for array in inputs)
         asked = len(feed[0])
@@ -62,13 +75,18 @@ def all_answers(model: Model, inputs: Feed, *, batch: int, kind: str) -> NDArray
             feed = tuple(np.concatenate([a, np.repeat(a[-1:], size - asked, axis=0)]) for a in feed)
         answer = model.infer(feed)
         check_answer(answer, len(feed[0]), kind, name)
-        if parts and answer[0].shape[1:] != parts[0].shape[1:]:
-            raise ModelFailedError(
-                f"output '{name}' has shape {list(answer[0].shape[1:])} an example, and had "
-                f"{list(parts[0].shape[1:])} before"
-            )
-        parts.append(answer[0][:asked])
-    outputs = np.concatenate(parts).astype(np.float32).reshape(total, -1)
+        wanted = answer if kind == ALL else answer[:1]
+        for index, output in enumerate(wanted):
+            if parts and output.shape[1:] != parts[0][index].shape[1:]:
+                raise ModelFailedError(
+                    f"output '{model.outputs[index].name}' has shape {list(output.shape[1:])} an "
+                    f"example, and had {list(parts[0][index].shape[1:])} before"
+                )
+        parts.append(tuple(output[:asked] for output in wanted))
+    outputs = np.concatenate(
+        [np.concatenate(part).astype(np.float32).reshape(total, -1) for part in zip(*parts)],
+        axis=1,
+    )
     finite = np.isfinite(outputs).all(axis=1)
     if not finite.all():
         raise ModelFailedError(f"{int((~finite).sum())} of {total} outputs are not finite")

@@ -31,7 +31,7 @@ _DTYPES = {
     "bool": 1,
     **{f"{sign}int{8 * size}": size for size in (1, 2, 4, 8) for sign in ("", "u")},
 }
-_ANSWERS = ("classes", "any")
+_ANSWERS = ("classes", "any", "all")
 _NUMBER = (int, float)
 _PROTOCOL = {
     "processes": (int, 1),
@@ -174,7 +174,7 @@ def _manifest(content: bytes) -> dict[str, Any]:
     _check_protocol(_take(manifest, "protocol", dict, ""))
     _check_inputs(_take(manifest, "inputs", list, ""))
     if _take(manifest, "answers", str, "") not in _ANSWERS:
-        raise _refuse(f"answers: {manifest['answers']!r} is neither 'classes' nor 'any'")
+        raise _refuse(f"answers: {manifest['answers']!r} is none of {', '.join(_ANSWERS)}")
     _check_models(_take(manifest, "models", list, ""))
     return manifest
 

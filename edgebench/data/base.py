@@ -17,6 +17,9 @@ Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
 
+# Of a source without a test half, what is kept from training to judge by.
+TEST_FRACTION = 0.2
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -49,6 +52,16 @@ class Dataset:
         """Channels, height and width of one image."""
         _, channels, height, width = self.train_x.shape
         return channels, height, width
+
+    @property
+    def train_inputs(self) -> tuple[npt.NDArray[Any], ...]:
+        """The training examples, one array for each input of a model: the images."""
+        return (self.train_x,)
+
+    @property
+    def validation_inputs(self) -> tuple[npt.NDArray[Any], ...]:
+        """The examples held out of training, one array for each input of a model."""
+        return (self.validation_x,)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,38 @@ from typing import Any
 
 import numpy as np
 
-from edgebench.data.base import DATASETS, Dataset, Floats, Labels, Source, Split, fingerprint
+from edgebench.data.arrays import Arrays, gives_classes, labelled_source, load_arrays
+from edgebench.data.base import (
+    DATASETS,
+    TEST_FRACTION,
+    Dataset,
+    Floats,
+    Labels,
+    Source,
+    Split,
+    fingerprint,
+)
 from edgebench.data.folders import read_folder
+from edgebench.data.npz import array_files
 from edgebench.data.parquet import read_parquet, split_files
 from edgebench.data.splitting import stratified_halves, stratified_part
 from edgebench.errors import DataError
 
-TEST_FRACTION = 0.2
+
+def load_any(
+    spec: str,
+    *,
+    train: int | None = None,
+    test: int | None = None,
+    validation: int | None = None,
+    seed: int = 0,
+) -> Dataset | Arrays:
+    """The labelled images that `spec` names, or the bare inputs of its .npz files.
+
+    The arguments and errors are those of `load`.
+    """
+    take = load if gives_classes(spec) else load_arrays
+    return take(spec, train=train, test=test, validation=validation, seed=seed)
 
 
 def load(
@@ -27,12 +52,13 @@ def load(
     """The data set called `spec`, or the one at the path `spec`, checked and in memory.
 
     A path is a folder of images (`train/` and `test/` with class folders, or class folders
-    alone), a folder of Parquet files, or one Parquet file; what has no test half is split 80/20.
+    alone), a folder of Parquet files, one Parquet file, or .npz files of one array of images and
+    one of `labels`; what has no test half is split 80/20.
     A registered name wins over a path: write `./mnist` for a folder of that name. `train` and
     `test` are the most examples to take of each half, and `validation` of the training examples
-    are held out; classes keep their shares, and what is taken, like the split, depends on `seed`
-    alone. Examples keep the order of their source,
-    which for folders is class after class.
+    are held out first, exactly so many; the test half is the same with and without them. Classes
+    keep their shares, and what is taken, like the split, depends on `seed` alone. Examples keep the
+    order of their source, which for folders is class after class.
 
     Raises UnknownNameError for a name nobody registered, and DataError.
     """
@@ -80,12 +106,16 @@ def _find(spec: str) -> tuple[str, Source]:
             DATASETS.get(spec)
         raise DataError("there is no such file or folder", where=spec)
     name = path.resolve().name
+    arrays = array_files(spec)
+    if arrays is not None:
+        return name.removesuffix(".npz"), labelled_source(arrays)
     if path.is_file():
         if path.suffix != ".parquet":
             raise DataError(
-                "is neither a folder nor a .parquet file",
+                "is neither a folder nor a .parquet file nor an .npz file",
                 where=spec,
-                hint="give a folder of class folders with images, or a Parquet file",
+                hint="give a folder of class folders with images, a Parquet file, or the arrays of "
+                "a model's inputs",
             )
         return name.removesuffix(".parquet"), read_parquet([path], [])
     files = split_files(path)
@@ -110,16 +140,22 @@ def _halves(source: Source, names: tuple[str, ...], seed: int) -> tuple[Split, S
 
 
 def _held_out(half: Split, count: int, seed: int, names: tuple[str, ...]) -> tuple[Split, Split]:
-    """The training half without `count` of its examples, and these."""
-    if count >= len(half.labels):
+    """The training half without `count` of its examples, and these; each shows every class."""
+    total, classes = len(half.labels), len(np.unique(half.labels))
+    if count < classes:
         raise DataError(
-            f"{count} examples cannot be held out of {len(half.labels)}",
+            f"{count} examples held out cannot show {classes} classes",
+            where=half.where,
+            hint=f"set data_limits.validation to {classes} or more",
+        )
+    if count > total - classes:
+        raise DataError(
+            f"{count} examples cannot be held out of {total}, since {classes} classes must be left "
+            "to train on",
             where=half.where,
             hint="set data_limits.validation to a tenth of the training examples, say",
         )
-    first, second = stratified_halves(
-        half.labels, count / len(half.labels), seed, names, half.where
-    )
+    first, second = stratified_halves(half.labels, count / total, seed, names, half.where)
     return half.part(first), half.part(second)
 
 

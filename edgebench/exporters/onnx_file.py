@@ -156,11 +156,36 @@ def _integer_weights(model: onnx.ModelProto) -> tuple[set[str], set[str]]:
             places = INTEGER_WEIGHTS[node.op_type]
             for place, name in enumerate(node.input):
                 (weights if place in places else others).add(name)
+    rounded, factors = _rounded_weights(model)
+    weights |= rounded
+    others |= factors
     for node in model.graph.node:
         # A weight of fewer bits than the kernels take stands behind a Cast.
         if node.op_type == "Cast" and node.output[0] in weights:
             weights.add(node.input[0])
     return weights, others - weights
+
+
+def _rounded_weights(model: onnx.ModelProto) -> tuple[set[str], set[str]]:
+    """Weights that are converted at loading (integers, cast, times their scales), and the scales."""
+    from onnx import TensorProto
+
+    small = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
+    integers = {tensor.name for tensor in model.graph.initializer if tensor.data_type in small}
+    casts = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Cast"}
+    weights: set[str] = set()
+    factors: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type != "Mul":
+            continue
+        for own, factor in (node.input, reversed(node.input)):
+            source = own
+            while source in casts:
+                source = casts[source]
+            if source != own and source in integers:
+                weights.add(source)
+                factors.add(factor)
+    return weights, factors
 
 
 def compressed_size(path: Path) -> int:

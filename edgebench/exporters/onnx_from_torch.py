@@ -6,19 +6,24 @@ import logging
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgebench.agent.runtimes.onnxruntime import plain_message
 from edgebench.errors import BuildError, one_line
+from edgebench.exporters.onnx_answers import (
+    Examples,
+    arrays_of,
+    file_answers,
+    open_session,
+    signal_to_noise,
+)
 from edgebench.exporters.parity import largest_gap
-from edgebench.training.loop import predict
+from edgebench.models.calling import answers
 
 if TYPE_CHECKING:
     import onnx
@@ -34,12 +39,12 @@ FLOAT_TOLERANCE = 1e-3
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def export_onnx(
-    module: nn.Module, examples: NDArray[np.float32], destination: Path, *, opset: int
-) -> str:
+def export_onnx(module: nn.Module, examples: Examples, destination: Path, *, opset: int) -> str:
     """Write `module` as an ONNX file with a free batch size; returns what the check saw.
 
-    `examples`: [N, C, H, W], real inputs for tracing and for the comparison with torch.
+    `examples`: real inputs for tracing and for the comparison with torch: images [N, C, H, W] of a
+    classifier, or the arrays of a module's inputs by name, which is what the file calls them. Its
+    outputs are called as `named_answers` calls them, a classifier's `logits`.
 
     Raises
     ------
@@ -66,7 +71,13 @@ def export_onnx(
     traced = deepcopy(module)
     prepare_for_export(traced)
     # Two examples: a batch of one would be taken for a constant.
-    example = torch.from_numpy(np.ascontiguousarray(examples[:2]))
+    example = tuple(torch.from_numpy(array[:2]) for array in arrays_of(examples))
+    inputs, outputs = [INPUT_NAME], [OUTPUT_NAME]
+    if isinstance(examples, Mapping):
+        inputs = list(examples)
+        # One name stands for one tensor in a graph.
+        outputs = [f"{n}-out" if n in inputs else n for n in answers(traced, example)]
+    batch = torch.export.Dim("N")
     logged = logging.root.manager.disable
     try:
         # The exporter writes its progress to standard output, its plans to the log, and the graphs
@@ -80,13 +91,13 @@ def export_onnx(
             logging.disable(logging.CRITICAL)
             torch.onnx.export(
                 traced,
-                (example,),
+                example,
                 str(destination),
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("N")},),
+                dynamic_shapes=tuple({0: batch} for _ in example),
                 external_data=False,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                input_names=inputs,
+                output_names=outputs,
                 opset_version=opset,
                 verbose=False,
             )
@@ -166,84 +177,53 @@ def strip_metadata(model: onnx.ModelProto) -> None:
             del node.metadata_props[:]
 
 
-def check_parity(
-    module: nn.Module, path: Path, examples: NDArray[np.float32], *, quantized: bool
-) -> str:
-    """Compare ONNX Runtime's answers with torch's at batch 1 and at a larger batch.
+def check_parity(module: nn.Module, path: Path, examples: Examples, *, quantized: bool) -> str:
+    """Compare all of ONNX Runtime's answers with torch's at batch 1 and at a larger batch.
 
     Returns a sentence for the record; raises BuildError where the answers differ.
     """
     import torch
 
-    wanted = predict(module, torch.from_numpy(np.ascontiguousarray(examples))).numpy()
+    arrays = arrays_of(examples)
+    wanted = answers(module, [torch.from_numpy(array) for array in arrays])
     try:
         session = open_session(path)
-        name = session.get_inputs()[0].name
-        whole = session.run(None, {name: examples})[0]
-        single = session.run(None, {name: examples[:1]})[0]
+        names = [entry.name for entry in session.get_inputs()]
+        whole, single = (
+            session.run(None, {n: a[:count] for n, a in zip(names, arrays, strict=True)})
+            for count in (len(arrays[0]), 1)
+        )
     except Exception as error:
         # ONNX Runtime's exceptions have no common class of their own.
         raise BuildError(
             f"ONNX Runtime cannot run the exported file: {plain_message(error)}"
         ) from error
-    gap = largest_gap(
-        wanted,
-        whole,
-        single,
-        quantized=quantized,
-        float_tolerance=FLOAT_TOLERANCE,
-        names=("ONNX Runtime", "torch"),
+    if len(whole) != len(wanted):
+        raise BuildError(f"the file has {len(whole)} outputs, and torch gives {len(wanted)}")
+    gap = max(
+        largest_gap(
+            tensor.numpy(),
+            whole[place],
+            single[place],
+            quantized=quantized,
+            float_tolerance=FLOAT_TOLERANCE,
+            names=("ONNX Runtime", "torch"),
+            output=name if len(wanted) > 1 else None,
+        )
+        for place, (name, tensor) in enumerate(wanted.items())
     )
-    return f"ONNX Runtime within {gap:.2g} of torch on {len(examples)} examples"
+    return f"ONNX Runtime within {gap:.2g} of torch on {len(arrays[0])} examples"
 
 
-def compare_files(before: Path, after: Path, examples: NDArray[np.float32]) -> str:
+def compare_files(before: Path, after: Path, examples: Examples) -> str:
     """Run a file before and after a technique that works on files, on the same examples.
 
-    Without graph optimisation: what the file says, not what this host's kernels make of it, and an
-    optimiser that crashes takes only the agent's process down. Returns a sentence for the record;
-    raises BuildError where the file after does not run, or its answers are unusable.
+    Returns a sentence for the record; raises BuildError where the file after does not run, or its
+    answers are unusable.
     """
-    wanted, got = (_answers(path, examples) for path in (before, after))
-    if got.shape != wanted.shape:
-        raise BuildError(
-            f"the file answers {list(got.shape)} where it answered {list(wanted.shape)}"
-        )
-    if not np.isfinite(got).all():
-        raise BuildError("the file's answers are not finite (NaN or infinity)")
-    noise = float(((got - wanted) ** 2).sum())
-    if noise == 0:
-        return f"answers as before on {len(wanted)} examples"
-    ratio = 10 * np.log10(float((wanted**2).sum()) / noise)
-    return f"SQNR {ratio:.1f} dB against the file before, on {len(wanted)} examples"
-
-
-def _answers(path: Path, examples: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The answers of a file [N, classes] in batches it takes."""
-    try:
-        session = open_session(path, optimised=False)
-        entry = session.get_inputs()[0]
-        fixed = entry.shape[0] if entry.shape and isinstance(entry.shape[0], int) else 0
-        batch = fixed if fixed > 0 else len(examples)
-        parts = [
-            session.run(None, {entry.name: examples[i : i + batch]})[0]
-            for i in range(0, len(examples) - batch + 1, batch)
-        ]
-    except Exception as error:
-        # ONNX Runtime's exceptions have no common class of their own.
-        raise BuildError(f"ONNX Runtime cannot run the file: {plain_message(error)}") from error
-    if not parts:
-        raise BuildError(f"the model's batch is fixed at {batch}, more than there are examples")
-    return np.concatenate(parts).astype(np.float64)
-
-
-def open_session(path: Path, *, optimised: bool = True):  # type: ignore[no-untyped-def] # onnxruntime has no types
-    """An ONNX Runtime session on the host's processor, one thread, quiet."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    wanted, got = (file_answers(path, examples) for path in (before, after))
+    count = len(next(iter(wanted.values())))
+    ratio = signal_to_noise(wanted, got)
+    if ratio is None:
+        return f"answers as before on {count} examples"
+    return f"{ratio} against the file before, on {count} examples"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,19 +15,21 @@ INTEGER_TOLERANCE = 0.25
 
 
 def largest_gap(
-    wanted: NDArray[np.float32],
-    whole: NDArray[np.float32],
-    single: NDArray[np.float32],
+    wanted: NDArray[Any],
+    whole: NDArray[Any],
+    single: NDArray[Any],
     *,
     quantized: bool,
     float_tolerance: float,
     names: tuple[str, str],
+    output: str | None = None,
 ) -> float:
     """The largest difference between the module's answers and the file's.
 
     `wanted`: the module's, [N, ...]; `whole`: the file's for all N in one batch; `single`: its one
     for the first example alone. `float_tolerance` is a share of the answers' spread. `names` say
-    who gave the file's answers and who the module's, for the error.
+    who gave the file's answers and who the module's, `output` of several the one it is about, for
+    the error.
 
     Raises
     ------
@@ -33,8 +37,11 @@ def largest_gap(
         The shapes differ, or the answers do by more than is rounding.
     """
     other, own = names
-    if whole.shape != wanted.shape:
-        raise BuildError(f"{other} answers {whole.shape} where {own} answers {wanted.shape}")
+    about = "" if output is None else f" in '{output}'"
+    if whole.shape != wanted.shape or single.shape != wanted[:1].shape:
+        raise BuildError(f"{other} answers {whole.shape} where {own} answers {wanted.shape}{about}")
+    if wanted.dtype.kind != "f":
+        wanted, whole, single = (a.astype(np.float64) for a in (wanted, whole, single))
     spread = float(wanted.std()) or 1.0
     gaps = [whole - wanted, single - wanted[:1]]
     gap = max(float(np.abs(g).max()) for g in gaps)
@@ -43,6 +50,6 @@ def largest_gap(
     judged = [float(np.sqrt(np.mean(g**2))) for g in gaps] if quantized else [gap]
     if not all(one <= tolerance * spread for one in judged):
         raise BuildError(
-            f"{other}'s answers differ from {own}'s by up to {gap:.3g} (spread {spread:.3g})"
+            f"{other}'s answers differ from {own}'s by up to {gap:.3g} (spread {spread:.3g}){about}"
         )
     return gap

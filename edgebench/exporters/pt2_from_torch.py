@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgebench.agent.errors import ModelFailedError
 from edgebench.agent.runtimes.pt2_archive import WEIGHTS, clean_archive, read_parts
 from edgebench.agent.runtimes.torch import Torch
 from edgebench.errors import BuildError, one_line
+from edgebench.exporters.onnx_answers import Examples, arrays_of
 from edgebench.exporters.parity import largest_gap
-from edgebench.training.loop import predict
+from edgebench.models.calling import answers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 FLOAT_TOLERANCE = 1e-4
 
 # torch._export.serde.schema.ScalarType: the numbers a weight can be made of.
-_SCALARS = {1: "uint8", 2: "int8", 6: "float16", 7: "float32", 8: "float64"}
+# numpy has no bfloat16; which of its bits are zero can be told from integers as well.
+_SCALARS = {1: "uint8", 2: "int8", 6: "float16", 7: "float32", 8: "float64", 13: "uint16"}
 
 
-def export_pt2(module: nn.Module, examples: NDArray[np.float32], destination: Path) -> str:
+def export_pt2(module: nn.Module, examples: Examples, destination: Path) -> str:
     """Write `module` as a .pt2 file with a free batch size; returns what the check saw.
 
-    `examples`: [N, C, H, W], real inputs for tracing and for the comparison. The file holds neither
-    them nor stack traces, which carry paths of the host.
+    `examples`: real inputs for tracing and for the comparison, [N, C, H, W] or one array for each
+    input by name. The file holds neither them nor stack traces, which carry paths of the host.
 
     Raises
     ------
@@ -50,11 +51,12 @@ def export_pt2(module: nn.Module, examples: NDArray[np.float32], destination: Pa
     module = module.eval()
     quantized = is_quantized(module)
     traced = deepcopy(module)
+    prepare_for_export(traced)
     if quantized:
-        prepare_for_export(traced)
         _drop_float_weights(traced)
     # Two examples: a batch of one would be taken for a constant.
-    example = torch.from_numpy(np.ascontiguousarray(examples[:2]))
+    example = tuple(torch.from_numpy(array[:2]) for array in arrays_of(examples))
+    batch = torch.export.Dim("N")
     logged = logging.root.manager.disable
     buffer = io.BytesIO()
     try:
@@ -62,7 +64,7 @@ def export_pt2(module: nn.Module, examples: NDArray[np.float32], destination: Pa
             warnings.simplefilter("ignore")
             logging.disable(logging.CRITICAL)
             program = torch.export.export(
-                traced, (example,), dynamic_shapes=({0: torch.export.Dim("N")},)
+                traced, example, dynamic_shapes=tuple({0: batch} for _ in example)
             )
             torch.export.save(program, buffer)
     except Exception as error:
@@ -90,27 +92,32 @@ def _drop_float_weights(module: nn.Module) -> None:
             part.register_parameter("weight", None)
 
 
-def _check_parity(
-    module: nn.Module, path: Path, examples: NDArray[np.float32], *, quantized: bool
-) -> str:
+def _check_parity(module: nn.Module, path: Path, examples: Examples, *, quantized: bool) -> str:
     import torch
 
-    wanted = predict(module, torch.from_numpy(np.ascontiguousarray(examples))).numpy()
+    arrays = arrays_of(examples)
+    wanted = answers(module, [torch.from_numpy(array) for array in arrays])
     threads = torch.get_num_threads()
     try:
         loaded = Torch().load(path, ["cpu"], threads, {})
-        whole, single = loaded.infer((examples,))[0], loaded.infer((examples[:1],))[0]
+        whole, single = (
+            loaded.infer(tuple(array[:count] for array in arrays)) for count in (len(arrays[0]), 1)
+        )
     except ModelFailedError as error:
         raise BuildError(f"the exported program does not run: {error}") from error
-    gap = largest_gap(
-        wanted,
-        whole,
-        single,
-        quantized=quantized,
-        float_tolerance=FLOAT_TOLERANCE,
-        names=("the program", "the module"),
+    gap = max(
+        largest_gap(
+            tensor.numpy(),
+            whole[place],
+            single[place],
+            quantized=quantized,
+            float_tolerance=FLOAT_TOLERANCE,
+            names=("the program", "the module"),
+            output=name if len(wanted) > 1 else None,
+        )
+        for place, (name, tensor) in enumerate(wanted.items())
     )
-    return f"exported program within {gap:.2g} of the module on {len(examples)} examples"
+    return f"exported program within {gap:.2g} of the module on {len(arrays[0])} examples"
 
 
 def count_pt2_parameters(path: Path) -> tuple[int, int]:

@@ -12,14 +12,13 @@ from torch.nn.utils import skip_init
 
 from edgebench.errors import BuildError, one_line
 from edgebench.factorization.base import Ranks, Use
+from edgebench.models.calling import Inputs, as_inputs
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 COUNTED = (*CONVOLUTIONS, nn.Linear)
 
 
-def watched(
-    module: nn.Module, example: torch.Tensor, see: Callable[[nn.Module, Any, Any], None]
-) -> None:
+def watched(module: nn.Module, example: Inputs, see: Callable[[nn.Module, Any, Any], None]) -> None:
     """Run `module` once on `example` [N, ...], and let `see` know each call of a counted layer."""
 
     def hook(layer: nn.Module, inputs: tuple[Any, ...], answer: Any) -> None:
@@ -31,7 +30,7 @@ def watched(
     ]
     try:
         with torch.no_grad():
-            module.eval()(example)
+            module.eval()(*as_inputs(example))
     except Exception as error:
         raise BuildError(
             f"the model cannot be run: {type(error).__name__}: {one_line(str(error), 200)}"
@@ -43,34 +42,35 @@ def watched(
             part.training = before
 
 
-def count_macs(module: nn.Module, example: torch.Tensor) -> int:
+def count_macs(module: nn.Module, example: Inputs) -> int:
     """Multiply-accumulates of one example in convolutions and dense layers, biases not counted."""
-    total = 0
+    total, count = 0, len(as_inputs(example)[0])
 
     def see(layer: nn.Module, _: Any, answer: torch.Tensor) -> None:
         nonlocal total
         weight = layer.weight
         assert isinstance(weight, torch.Tensor)  # noqa: S101 - only such layers are watched
         channels = answer.shape[1] if isinstance(layer, CONVOLUTIONS) else answer.shape[-1]
-        total += answer.numel() // channels // len(example) * weight.numel()
+        total += answer.numel() // channels // count * weight.numel()
 
     watched(module, example, see)
     return total
 
 
-def uses(module: nn.Module, example: torch.Tensor) -> dict[nn.Module, Use]:
+def uses(module: nn.Module, example: Inputs) -> dict[nn.Module, Use]:
     """Where each 2-D convolution and dense layer works; those that never run are not in it.
 
     A layer whose weight is read without calling it does not run, and cannot be replaced.
     """
     found: dict[nn.Module, Use] = {}
+    count = len(as_inputs(example)[0])
 
     def see(layer: nn.Module, given: torch.Tensor, answer: torch.Tensor) -> None:
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):
             return
         use = found.setdefault(layer, Use())
         if isinstance(layer, nn.Linear):
-            vectors = answer.numel() // answer.shape[-1] // len(example)
+            vectors = answer.numel() // answer.shape[-1] // count
             use.inputs += vectors
             use.outputs += vectors
         else:

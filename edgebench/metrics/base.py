@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -15,6 +15,9 @@ from edgebench.registry import Registry
 
 Floats = NDArray[np.float64]
 
+# What a model's answers are: logits or probabilities of classes, or numbers of any meaning.
+Kind = Literal["classes", "any"]
+
 # Probabilities are clipped here before their logarithm: float32 softmax underflows to 0 earlier.
 SMALLEST_PROBABILITY = 1e-12
 
@@ -24,11 +27,24 @@ class Outputs:
     """One model's answers on the test set, as the target returned them.
 
     `values`: [N, C], logits or, where `probabilities` is set, rows that sum to 1. `labels`: [N].
+    Of `answers` of any kind, all numbers of an example stand in a row, output after output;
+    `widths` are how many each output has (empty: one output), and there are no labels.
     """
 
     values: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     probabilities: bool = False
+    answers: Kind = "classes"
+    widths: tuple[int, ...] = ()
+
+    def each(self) -> list[Outputs]:
+        """The outputs one by one."""
+        if len(self.widths) < 2:
+            return [self]
+        ends = np.cumsum(self.widths)[:-1]
+        return [
+            replace(self, values=part, widths=()) for part in np.split(self.values, ends, axis=1)
+        ]
 
     @cached_property
     def logits(self) -> Floats:
@@ -92,7 +108,8 @@ class Metric:
     `of`: "model" is computed from one model's answers, "pair" from a variant's and base's,
     "measured" comes from the agent or the file. `better`: which direction is good. `certainty`:
     "interval" where every value comes with one, "exact" where it needs none, "none" where there is
-    none to judge by: such a metric cannot be a gate.
+    none to judge by: such a metric cannot be a gate. `answers`: the kinds of answers it is defined
+    for.
     """
 
     name: str
@@ -104,6 +121,11 @@ class Metric:
     certainty: Literal["interval", "exact", "none"] = "interval"
     on_model: ModelFunction | None = None
     on_pair: PairFunction | None = None
+    answers: tuple[Kind, ...] = ("classes",)
+
+    def judges(self, answers: Kind) -> bool:
+        """Whether it is defined for answers of this kind."""
+        return self.of == "measured" or answers in self.answers
 
 
 METRICS: Registry[Metric] = Registry("metric", "edgebench.metrics")
@@ -130,12 +152,41 @@ def model_metric(
 
 
 def pair_metric(
-    name: str, *, title: str, unit: str, better: Literal["higher", "lower"], meaning: str
+    name: str,
+    *,
+    title: str,
+    unit: str,
+    better: Literal["higher", "lower"],
+    meaning: str,
+    answers: tuple[Kind, ...] = ("classes",),
 ) -> Callable[[PairFunction], PairFunction]:
-    """Register a function of a variant's and base's answers as a metric."""
+    """Register a function of a variant's and base's answers as a metric.
+
+    `answers`: the kinds of answers it is defined for.
+    """
 
     def add(function: PairFunction) -> PairFunction:
-        METRICS.register(name)(Metric(name, title, unit, better, meaning, "pair", on_pair=function))
+        METRICS.register(name)(
+            Metric(name, title, unit, better, meaning, "pair", on_pair=function, answers=answers)
+        )
         return function
 
     return add
+
+
+def worst(
+    estimate: Callable[[Outputs, Outputs], Estimate],
+    variant: Outputs,
+    base: Outputs,
+    better: Literal["higher", "lower"],
+) -> Estimate:
+    """The estimate of the output that fares worst: `estimate` of a variant's output and of base's.
+
+    An output whose value is not finite counts only where no other has one.
+    """
+    found = [estimate(a, b) for a, b in zip(variant.each(), base.each(), strict=True)]
+    known = [(one.point, one) for one in found if one.point is not None]
+    if not known:
+        return found[0]
+    choose = min if better == "higher" else max
+    return choose(known, key=lambda pair: pair[0])[1]

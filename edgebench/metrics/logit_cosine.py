@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgebench import stats
-from edgebench.metrics.base import Context, Outputs, pair_metric
+from edgebench.metrics.base import Context, Floats, Outputs, pair_metric
 from edgebench.records import Estimate
 
 
@@ -18,8 +18,14 @@ from edgebench.records import Estimate
 )
 def logit_cosine(variant: Outputs, context: Context) -> Estimate:
     """Mean per-example cosine of the logits; 1 where both are zero, 0 where one of them is."""
-    a, b = context.base.logits, variant.logits
+    return stats.bootstrap_mean(cosines(variant, context.base), context.weights)
+
+
+def cosines(first: Outputs, second: Outputs) -> Floats:
+    """[N] the cosine between the answers of two models to each example."""
+    a, b = second.logits, first.logits
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both_zero = (a == 0).all(axis=1) & (b == 0).all(axis=1)
     cosine = np.divide((a * b).sum(axis=1), norms, out=both_zero.astype(float), where=norms > 0)
-    return stats.bootstrap_mean(np.clip(cosine, -1.0, 1.0), context.weights)
+    clipped: Floats = np.clip(cosine, -1.0, 1.0)
+    return clipped

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from edgebench.models.imports import local_sources
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+NO_CLASSIFIER = "for a model that is no classifier, give its inputs alone, as an .npz file"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,30 @@ class ModelSource:
             options={**self.options, **extra},
             where=f"model '{self.spec}'",
         )
+
+    def build_for(self, shapes: Mapping[str, tuple[int, ...]], **extra: Any) -> nn.Module:
+        """A new module for inputs of these names and shapes, whose answers are no classes.
+
+        A factory that takes `input_shape` gets the only input's; `classes` is the user's to set.
+        """
+        options = {**self.options, **extra}
+        only = next(iter(shapes.values())) if len(shapes) == 1 else None
+        try:
+            parameters = inspect.signature(self.factory).parameters if self.factory else {}
+        except (ValueError, TypeError):
+            # `call_factory` says what is wrong.
+            parameters = {}
+        for name, known in (("input_shape", only), ("classes", None)):
+            if name not in parameters or name in options or known is not None:
+                continue
+            if parameters[name].default is inspect.Parameter.empty:
+                raise ModelError(
+                    f"the factory takes '{name}', which inputs without labels do not tell",
+                    where=f"model '{self.spec}'",
+                    hint=f"set model_options.{name}",
+                )
+            options[name] = parameters[name].default
+        return ModelSource(self.spec, options, self.factory).build(only or (), 0)
 
 
 def find_model(spec: str, *, weights: str | None, options: dict[str, Any]) -> ModelSource:
@@ -151,7 +178,9 @@ def _check_answer_shape(answer: Any, n: int, classes: int, *, where: str) -> Non
 
     if not isinstance(answer, torch.Tensor):
         raise ModelError(
-            f"the model returns a {type(answer).__name__}, not one tensor [N, classes]", where=where
+            f"the model returns a {type(answer).__name__}, not one tensor [N, classes]",
+            where=where,
+            hint=NO_CLASSIFIER,
         )
     if not answer.is_floating_point():
         raise ModelError(f"the model answers in {answer.dtype}, not in floats", where=where)
@@ -161,6 +190,7 @@ def _check_answer_shape(answer: Any, n: int, classes: int, *, where: str) -> Non
             f"the model's output has shape {list(shape)} for {n} examples; "
             f"a classifier gives [N, classes]",
             where=where,
+            hint=NO_CLASSIFIER,
         )
     if shape[1] != classes:
         raise ModelError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench.agent.runtimes import RUNTIMES
-from edgebench.data import Dataset
+from edgebench.data import Arrays, Dataset
 from edgebench.errors import BuildError, EdgebenchError, StorageError, UsageError, one_line
 from edgebench.models.source import ModelSource, file_sha256
 from edgebench.pipeline.build_context import BuildContext
 from edgebench.pipeline.keys import Keys
-from edgebench.pipeline.networks import Networks, Workbench, read_weights, save_weights
+from edgebench.pipeline.networks import (
+    Networks,
+    Workbench,
+    read_weights,
+    save_weights,
+    tensors_digest,
+)
 from edgebench.pipeline.plan import PlannedStep, PlannedVariant
 from edgebench.pipeline.progress import Progress
 from edgebench.pipeline.target_probe import TargetProbe
+from edgebench.pipeline.task import Task
 from edgebench.recipe import Recipe, reference_name
 from edgebench.records import Figure, Stage
 from edgebench.store import Store
@@ -79,7 +86,7 @@ class Builder:
     recipe: Recipe
     target: Target
     source: ModelSource
-    dataset: Dataset
+    task: Task
     int8: str
     store: Store
     progress: Progress
@@ -100,11 +107,11 @@ class Builder:
         self.bench = Workbench(self.store, self.progress)
         self.format = RUNTIMES[self.target.runtime.name].suffix.lstrip(".")
         self._model = f"model.{self.format}"
-        self._networks = Networks(self.recipe, self.source, self.dataset, self.keys, self.bench)
+        self._networks = Networks(self.recipe, self.source, self.task, self.keys, self.bench)
         self._surroundings = BuildContext(
             self.recipe,
             self.target,
-            self.dataset,
+            self.task,
             self.int8,
             self._networks,
             self.device,
@@ -113,6 +120,11 @@ class Builder:
             lambda: self.base().file or Path(),
             f".{self.format}",
         )
+
+    @property
+    def dataset(self) -> Dataset | Arrays:
+        """The data of the run."""
+        return self.task.dataset
 
     @property
     def stages(self) -> list[Stage]:
@@ -125,13 +137,15 @@ class Builder:
         if self.source.onnx_file is not None:
             file = self._user_file("base", self.source.onnx_file, self.keys.network("base"))
             around.answer_base = _answers_of_file(file)
-            return self._built("base", file)
+            return self._built("base", file, notes=tuple(self.task.notes()))
         module, notes = self._networks.trained("base")
+        if not self.task.trains:
+            self.keys = replace(self.keys, base=tensors_digest(module))
         around.base = module
-        around.probabilities = self._networks.answers_probabilities(module)
+        around.probabilities = self.task.probabilities(module)
         around.answer_base = _answers_of_module(module)
         file, parity = self._export(self.keys.network("base"), "base", lambda: module)
-        return self._built("base", file, notes=(*notes, parity))
+        return self._built("base", file, notes=(*self.task.notes(), *notes, parity))
 
     def control(self, index: int) -> Built:
         """A network of base's architecture, trained alike from another seed."""
@@ -313,7 +327,7 @@ class Builder:
         def make(new: Path) -> None:
             context = self._surroundings.context(self._scratch(key))
             outcome = technique.apply(source, new / self._model, step.options, context)
-            seen = compare_files(source, new / self._model, self.dataset.test_x[:PARITY_EXAMPLES])
+            seen = compare_files(source, new / self._model, self.task.examples(PARITY_EXAMPLES))
             outcome.notes.append(seen)
             _write_outcome(new, outcome)
 
@@ -333,7 +347,7 @@ class Builder:
         from edgebench.exporters.onnx_from_torch import export_onnx
         from edgebench.exporters.pt2_from_torch import export_pt2
 
-        examples = self.dataset.test_x[:PARITY_EXAMPLES]
+        examples = self.task.examples(PARITY_EXAMPLES)
         if self.format == "pt2":
             return export_pt2(module, examples, file)
         return export_onnx(module, examples, file, opset=self.target.opset)
@@ -361,7 +375,7 @@ class Builder:
         """A user's own ONNX file, checked and as one file."""
         import onnx
 
-        from edgebench.exporters.onnx_file import check_fits, classifier_of, read_onnx
+        from edgebench.exporters.onnx_file import read_onnx
 
         if self.format != "onnx":
             raise UsageError(
@@ -371,8 +385,7 @@ class Builder:
                 "ONNX",
             )
         model = read_onnx(path)
-        classifier = classifier_of(model, where=str(path))
-        check_fits(classifier, self.dataset.input_shape, self.dataset.classes, where=str(path))
+        self.task.check_file(model, path)
 
         def make(new: Path) -> None:
             onnx.save(model, new / self._model)
@@ -396,9 +409,10 @@ def _answers_of_module(
 
 def _answers_of_file(file: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     def answer(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        from edgebench.exporters.onnx_from_torch import _answers
+        from edgebench.exporters.onnx_answers import file_answers
 
-        return _answers(file, x).astype(np.float32)
+        first, *_ = file_answers(file, x).values()
+        return first.astype(np.float32)
 
     return answer
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebench.data import Dataset
+from edgebench.agent.runtimes import RUNTIMES
 from edgebench.errors import BuildError
 from edgebench.pipeline.networks import Networks
 from edgebench.pipeline.target_probe import TargetProbe
+from edgebench.pipeline.task import Task
 from edgebench.recipe import Recipe
 from edgebench.target import Target
 from edgebench.techniques.base import Context
@@ -31,7 +32,7 @@ VECTOR_WIDTHS = {
     "asimd": 4,
     "neon": 4,
 }
-# Where the processor is not known, or a GPU counts: tensor cores want multiples of eight.
+# Where the processor is not known, or does not run the model: tensor cores want multiples of eight.
 USUAL_WIDTH = 8
 # The inputs that take turns while candidates are timed.
 INPUTS = 64
@@ -49,7 +50,7 @@ class BuildContext:
 
     recipe: Recipe
     target: Target
-    dataset: Dataset
+    task: Task
     int8: str
     networks: Networks
     device: dict[str, Any] | None
@@ -68,11 +69,14 @@ class BuildContext:
         """The context of one step; `scratch` is where its trainings leave their checkpoints."""
         trainable = self.networks.source.trainable
         own_weights = self.networks.source.weights is not None
-        held_out = len(self.dataset.validation_y) > 0
+        data = self.task.dataset
+        held_out = len(data.validation_x) > 0
+        # Their distance is one of predicted probabilities.
+        strangers = self.controls and self.task.answers == "classes"
         return Context(
-            train_x=self.dataset.train_x,
-            train_y=self.dataset.train_y,
-            classes=self.dataset.classes,
+            train_x=data.train_x,
+            train_y=data.train_y,
+            classes=data.classes,
             training=self.recipe.training,
             int8=self.int8,  # type: ignore[arg-type] # checked by the target
             precisions=self.target.precisions,
@@ -82,24 +86,32 @@ class BuildContext:
             base=self.base,
             probabilities=self.probabilities,
             on_epoch=self.networks.bench.on_epoch,
-            validation_x=self.dataset.validation_x if held_out else None,
-            validation_y=self.dataset.validation_y if held_out else None,
+            validation_x=data.validation_x if held_out else None,
+            validation_y=data.validation_y if held_out else None,
             held_out=held_out,
             opset=self.target.opset,
             vector_width=self.vector_width,
             latency_ratios=self._latency_ratios if self.probe is not None else None,
-            stranger_distance=self._stranger_distance if self.controls else None,
+            stranger_distance=self._stranger_distance if strangers else None,
             scratch=scratch,
+            train_inputs=data.train_inputs,
+            validation_inputs=data.validation_inputs if held_out else None,
         )
 
     @cached_property
     def vector_width(self) -> int:
         """How many float32 channels one vector register of the target's processor holds."""
-        flags = set() if self.device is None else set(self.device["identity"]["cpu_flags"])
+        if self.device is None:
+            return USUAL_WIDTH
+        identity, runtime = self.device["identity"], self.target.runtime
+        offered = identity["providers"] if runtime.providers == "auto" else runtime.providers
+        if set(offered) & set(RUNTIMES[runtime.name].accelerators):
+            return USUAL_WIDTH
+        flags = set(identity["cpu_flags"])
         return next((width for flag, width in VECTOR_WIDTHS.items() if flag in flags), USUAL_WIDTH)
 
     def _new_module(self, **options: Any) -> nn.Module:
-        return self.networks.source.build(self.dataset.input_shape, self.dataset.classes, **options)
+        return self.task.build(self.networks.source, **options)
 
     def _initial_module(self) -> nn.Module:
         return self.networks.fresh("base")
@@ -113,9 +125,9 @@ class BuildContext:
                 file = Path(name) / f"candidate-{index}{self.suffix}"
                 self.export(module, file)
                 files[f"candidate-{index}"] = file
-            inputs = self.dataset.train_x[: max(INPUTS, self.recipe.protocol.batch)]
-            found = self.probe.measure(self.base_file(), files, inputs)
-        return [_point(found[name].ratio.point) for name in files]
+            inputs = self.task.dataset.train_x[: max(INPUTS, self.recipe.protocol.batch)]
+            _, found = self.probe.measure(self.base_file(), files, inputs)
+        return [found[name].ratio for name in files]
 
     def _stranger_distance(self) -> float:
         return self._measured_distance
@@ -141,8 +153,3 @@ class BuildContext:
         """Each control's answers to the validation examples, [N, classes]."""
         x = self.context().validation()[0].numpy()
         return [answer(x) for answer in self.controls]
-
-
-def _point(value: float | None) -> float:
-    assert value is not None  # noqa: S101 - the probe raises where there is none
-    return value

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from edgebench import __version__
-from edgebench.data import Dataset
 from edgebench.errors import storage_error
 from edgebench.exporters.onnx_file import compressed_size, count_parameters, read_onnx
 from edgebench.hashing import file_digest
 from edgebench.pipeline.build import Built
 from edgebench.pipeline.folder import RunFolder
+from edgebench.pipeline.task import Task
 from edgebench.recipe import Recipe
 from edgebench.records import Artifact, Variant
 from edgebench.store import write_atomically
@@ -26,7 +26,7 @@ from edgebench.target import Target
 def write_bundle(
     folder: RunFolder,
     built: Sequence[Built],
-    dataset: Dataset,
+    task: Task,
     *,
     recipe: Recipe,
     target: Target,
@@ -36,9 +36,7 @@ def write_bundle(
     try:
         models = folder.bundle / "models"
         models.mkdir(parents=True, exist_ok=True)
-        inputs = folder.bundle / "inputs.npy"
-        np.save(inputs, np.ascontiguousarray(dataset.test_x, dtype=np.float32))
-        np.save(folder.labels_file, dataset.test_y)
+        inputs = _place_inputs(folder, task)
         variants = tuple(_place(one, models, folder.path) for one in built)
     except OSError as error:
         raise storage_error(error, folder.bundle) from error
@@ -56,16 +54,8 @@ def write_bundle(
         "seed": recipe.seed,
         "runtime": target.runtime.model_dump(mode="json"),
         "protocol": recipe.protocol.model_dump(mode="json"),
-        "answers": "classes",
-        "inputs": [
-            {
-                "name": None,
-                "file": inputs.name,
-                "sha256": file_digest(inputs),
-                "shape": list(dataset.test_x.shape),
-                "dtype": "float32",
-            }
-        ],
+        "answers": "all" if task.answers == "any" else task.answers,
+        "inputs": inputs,
         "models": [
             {
                 "name": v.name,
@@ -81,6 +71,28 @@ def write_bundle(
     }
     write_atomically(folder.bundle / "manifest.json", json.dumps(manifest, indent=1))
     return variants
+
+
+def _place_inputs(folder: RunFolder, task: Task) -> list[dict[str, Any]]:
+    """Write the test inputs, and the labels beside the bundle; the inputs' entries."""
+    entries = []
+    given = task.inputs()
+    for index, (name, array) in enumerate(given):
+        file = folder.bundle / ("inputs.npy" if len(given) == 1 else f"inputs-{index}.npy")
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+        entries.append(
+            {
+                "name": name,
+                "file": file.name,
+                "sha256": file_digest(file),
+                "shape": list(array.shape),
+                "dtype": str(array.dtype),
+            }
+        )
+    labels = task.labels()
+    if labels is not None:
+        np.save(folder.labels_file, labels)
+    return entries
 
 
 def _place(built: Built, models: Path, root: Path) -> Variant:

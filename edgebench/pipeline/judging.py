@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from edgebench import compare, gate, stats
 from edgebench.errors import EXIT_FAILED, NotMeasuredError
 from edgebench.hashing import value_digest
-from edgebench.metrics.base import Context, Outputs, looks_like_probabilities
+from edgebench.metrics.base import Context, Outputs
 from edgebench.metrics.scenarios import named
+from edgebench.pipeline.answers import kind_of, reader_for
 from edgebench.pipeline.folder import RunFolder
+from edgebench.pipeline.plan import check_kind
 from edgebench.pipeline.results import (
     AgentResult,
     inspection_notes,
     read_device,
-    read_outputs,
     read_result,
     read_samples,
 )
@@ -41,8 +42,7 @@ def judge_folder(
     device = read_device(folder.results / "device.json")
     manifest = read_json(folder.bundle / "manifest.json")
     assert isinstance(manifest, dict)  # noqa: S101 - written by `write_bundle`
-    labels: NDArray[np.int64] = np.load(folder.labels_file, allow_pickle=False)
-    shape = (len(labels), len(build.data["class_names"]))
+    reader = reader_for(build.data, folder)
     measured: dict[str, Variant] = {}
     arrays: dict[str, NDArray[np.float32]] = {}
     samples: dict[str, compare.Samples] = {}
@@ -53,7 +53,7 @@ def judge_folder(
         try:
             result = read_result(folder.results, name, manifest, device["fingerprint"])
             if result.status == "measured":
-                answers = read_outputs(folder.results / name / "outputs.npy", shape)
+                answers = reader.read(folder.results / name / "outputs.npy")
                 if not variant.beside:
                     samples[name] = read_samples(folder.results / name / "samples.npz")
                 arrays[name] = answers
@@ -64,8 +64,7 @@ def judge_folder(
             missing = not (folder.results / name / "result.json").is_file()
             unmeasured = variant.model_copy(update={"problem": error.line()})
             measured[name] = unmeasured if missing else _failed(variant, error.line())
-    probabilities = "base" in arrays and looks_like_probabilities(arrays["base"])
-    outputs = {n: Outputs(values, labels, probabilities) for n, values in arrays.items()}
+    outputs = reader.outputs(arrays)
     variants = [
         _compared(measured.get(v.name, v), outputs, samples, measured.get("base"), build)
         for v in build.variants
@@ -105,7 +104,11 @@ def judge_folder(
 
 
 def judge_again(run: RunRecord, gates: Sequence[Gate], require: Sequence[str]) -> RunRecord:
-    """A finished run under other gates: the measurements stand, the verdicts are new."""
+    """A finished run under other gates: the measurements stand, the verdicts are new.
+
+    Raises RecipeError for a gate on what is not known of this run's answers.
+    """
+    check_kind(gates, kind_of(run.data), where="gates")
     base = run.base
     judged = [gate.judge_variant(v, base, gates) for v in run.variants]
     verdict, text, code = gate.judge_run(judged, require)
@@ -203,7 +206,7 @@ def _compared(
             for v in build.variants
             if v.control and v.name != variant.name and v.name in outputs
         )
-        weights = _weights(len(outputs["base"].labels), int(build.recipe["seed"]))
+        weights = _weights(len(outputs["base"].values), int(build.recipe["seed"]))
         reference = outputs.get(reference_name(variant.name))
         context = Context(outputs["base"], controls, weights, reference)
         comparisons |= compare.pair_metrics(outputs[variant.name], context)

@@ -26,7 +26,8 @@ def _foreign_source(kind: type) -> str | None:
 class Keys:
     """Makes the keys of one recipe on one data set for one target.
 
-    `device` is the fingerprint of the target's device, where it could be asked.
+    `device` is the fingerprint of the target's device, where it could be asked. `base`: the digest
+    of base's tensors where nothing trained them, since a factory may read them from anywhere.
     """
 
     recipe: Recipe
@@ -36,6 +37,7 @@ class Keys:
     precisions: tuple[str, ...]
     opset: int
     device: str | None = None
+    base: str | None = None
 
     def network(self, name: str) -> str:
         """The key of base or of a control."""
@@ -43,6 +45,7 @@ class Keys:
             "network",
             name=name,
             model=self.source.identity,
+            **({} if self.base is None else {"base": self.base}),
             data=self.data_fingerprint,
             training=self._training(),
             seed=self.recipe.seed,

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgebench import __version__
-from edgebench.data import Dataset
-from edgebench.data import load as load_data
+from edgebench.data import Arrays, Dataset, gives_classes
 from edgebench.errors import (
     NotMeasuredError,
     RecipeError,
@@ -21,16 +20,24 @@ from edgebench.errors import (
 )
 from edgebench.hashing import value_digest
 from edgebench.history import History
+from edgebench.metrics.base import Kind
 from edgebench.models.source import ModelSource, file_sha256, find_model
 from edgebench.pipeline.build import Builder, Built
 from edgebench.pipeline.bundling import write_bundle
 from edgebench.pipeline.folder import RunFolder
 from edgebench.pipeline.int8_format import choose_int8
 from edgebench.pipeline.judging import judge_folder
-from edgebench.pipeline.plan import PlannedVariant, check_gates, check_required, plan_variants
+from edgebench.pipeline.plan import (
+    PlannedVariant,
+    check_gates,
+    check_kind,
+    check_required,
+    plan_variants,
+)
 from edgebench.pipeline.progress import Progress
 from edgebench.pipeline.results import checked_device
 from edgebench.pipeline.target_probe import TargetProbe
+from edgebench.pipeline.task import Classification, Task, load_task
 from edgebench.pipeline.versions import building_code, measuring_code, package_versions
 from edgebench.recipe import Recipe
 from edgebench.records import BuildRecord, Record, RunRecord, SearchRecord, Stage
@@ -65,6 +72,7 @@ class Job:
             where=self.recipe.where,
             scenarios=self.recipe.protocol.scenarios,
         )
+        self._check_answers()
         check_required(self.recipe, self.require)
 
     def run(self) -> RunRecord:
@@ -91,38 +99,32 @@ class Job:
             source = find_model(
                 self.recipe.model, weights=self.recipe.weights, options=self.recipe.model_options
             )
-            limits = self.recipe.data_limits
-            dataset = load_data(
-                self.recipe.data,
-                train=limits.train,
-                test=limits.test,
-                validation=limits.validation,
-                seed=self.recipe.seed,
-            )
+            task = load_task(self.recipe, source)
         int8, why = choose_int8(self.target, device)
-        run_id, taken_up = self.folder.take_up(self._plan_key(source, dataset))
+        run_id, taken_up = self.folder.take_up(self._plan_key(source, task.dataset))
         if taken_up:
             self.progress.say(f"going on with the unfinished run {run_id}")
         builder = Builder(
             self.recipe,
             self.target,
             source,
-            dataset,
+            task,
             int8,
             Store.default(),
             self.progress,
             device,
-            self._probe(transport, dataset),
+            self._probe(transport, task),
         )
         if device is None:
             self.warnings.append(f"int8 was made in the format {int8}: {why}")
         built = self._build(builder, source)
+        self.warnings += task.warnings(self.recipe, source)
         self.stages += builder.stages
         with self._stage("write the bundle"):
             variants = write_bundle(
                 self.folder,
                 built,
-                dataset,
+                task,
                 recipe=self.recipe,
                 target=self.target,
                 run_id=run_id,
@@ -138,7 +140,7 @@ class Job:
                 "int8_used": int8,
                 "int8_reason": why,
             },
-            data=_describe(dataset),
+            data=task.record(),
             variants=variants,
             stages=tuple(self.stages),
             warnings=tuple(self.warnings),
@@ -193,6 +195,17 @@ class Job:
                 hint="use 'edgebench search', or leave 'search' out",
             )
 
+    def _check_answers(self) -> None:
+        """Raise RecipeError for what the data does not allow."""
+        answers: Kind = "classes" if gives_classes(self.recipe.data) else "any"
+        if answers == "any" and self.recipe.search is not None:
+            raise RecipeError(
+                "a search decides by classes, and this data has no labels",
+                where=self.recipe.where,
+                hint="name chains as variants, and use 'edgebench run'",
+            )
+        check_kind(self.recipe.gates, answers, where=f"{self.recipe.where}: gates")
+
     def _build(self, builder: Builder, source: ModelSource) -> list[Built]:
         return [*self._build_start(builder, source), *self._build_variants(builder)]
 
@@ -200,7 +213,7 @@ class Job:
         """Base first, then the controls."""
         built = [builder.base()]
         controls = self.recipe.controls
-        trained = controls.independent if source.trainable else 0
+        trained = controls.independent if source.trainable and builder.task.trains else 0
         built += [builder.control(i + 1) for i in range(trained)]
         built += [
             builder.control_file(trained + i + 1, Path(file))
@@ -211,14 +224,15 @@ class Job:
     def _build_variants(self, builder: Builder) -> list[Built]:
         return [one for planned in self.planned for one in builder.variant(planned)]
 
-    def _probe(self, transport: Transport | None, dataset: Dataset) -> TargetProbe | None:
-        if transport is None:
+    def _probe(self, transport: Transport | None, task: Task) -> TargetProbe | None:
+        # It feeds one array and reads classes.
+        if transport is None or not isinstance(task, Classification):
             return None
         return TargetProbe(
-            transport, self.target, self.recipe.protocol, dataset.classes, self.recipe.seed
+            transport, self.target, self.recipe.protocol, task.dataset.classes, self.recipe.seed
         )
 
-    def _plan_key(self, source: ModelSource, dataset: Dataset) -> str:
+    def _plan_key(self, source: ModelSource, dataset: Dataset | Arrays) -> str:
         return value_digest(
             {
                 "recipe": self.recipe.model_dump(mode="json"),
@@ -309,16 +323,3 @@ def _read(path: Path, kind: type[R]) -> R:
             where=str(path),
             hint="was it written by another version?",
         ) from error
-
-
-def _describe(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "name": dataset.name,
-        "classes": dataset.classes,
-        "class_names": list(dataset.class_names),
-        "input_shape": list(dataset.input_shape),
-        "train": len(dataset.train_y),
-        "test": len(dataset.test_y),
-        "fingerprint": dataset.fingerprint,
-        "source": dataset.source,
-    }

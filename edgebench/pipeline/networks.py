@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebench.data import Dataset
+from edgebench.errors import BuildError
 from edgebench.hashing import named_seed
-from edgebench.models.source import ModelSource, check_classifier, load_weights
+from edgebench.models.source import ModelSource, load_weights
 from edgebench.pipeline.keys import Keys
 from edgebench.pipeline.progress import Progress
+from edgebench.pipeline.task import Task
 from edgebench.recipe import Recipe
 from edgebench.records import Stage
 from edgebench.store import Store
@@ -45,9 +47,10 @@ class Workbench:
         self.stages.append(Stage(name=name, seconds=time.perf_counter() - start, reused=reused))
         return folder
 
-    def on_epoch(self, done: int, total: int, loss: float) -> None:
-        """Show how far a training is."""
-        self.progress.advance(100 * done / total, f"epoch {done} of {total}, loss {loss:.3f}")
+    def on_epoch(self, done: int, total: int, loss: float, what: str = "") -> None:
+        """Show how far a training is, and of what."""
+        detail = f"epoch {done} of {total}, loss {loss:.3f}"
+        self.progress.advance(100 * done / total, f"{what}: {detail}" if what else detail)
 
 
 @dataclass
@@ -56,7 +59,7 @@ class Networks:
 
     recipe: Recipe
     source: ModelSource
-    dataset: Dataset
+    task: Task
     keys: Keys
     bench: Workbench
 
@@ -66,13 +69,15 @@ class Networks:
 
         seed = self.recipe.training.init_seed
         with deterministic(named_seed(self.recipe.seed if seed is None else seed, name, "init")):
-            module = self.source.build(self.dataset.input_shape, self.dataset.classes)
-        where = f"model '{self.source.spec}'"
-        check_classifier(module, self.dataset.input_shape, self.dataset.classes, where=where)
+            module = self.task.build(self.source)
+        self.task.check_module(module, where=f"model '{self.source.spec}'")
         return module
 
     def trained(self, name: str) -> tuple[nn.Module, list[str]]:
-        """The network called `name`, trained (or base with the user's weights), and notes on it."""
+        """The network called `name`, trained (or base with the user's weights), and notes on it.
+
+        Without labels base is as the factory made it. Raises BuildError for a control then.
+        """
         from edgebench.training.loop import fit
         from edgebench.training.losses import cross_entropy
 
@@ -80,6 +85,10 @@ class Networks:
         if name == "base" and self.source.weights is not None:
             load_weights(module, self.source.weights)
             return module.eval(), [f"weights from {self.source.weights.name}"]
+        if not self.task.trains:
+            if name != "base":
+                raise BuildError("there are no labels to train it on")
+            return module.eval(), ["weights as the factory gave them"]
         training = self.recipe.training
         key = self.keys.network(name)
 
@@ -89,10 +98,10 @@ class Networks:
             seed = training.order_seed
             fit(
                 module,
-                torch.from_numpy(self.dataset.train_x),
+                torch.from_numpy(self.task.dataset.train_x),
                 cross_entropy(
-                    torch.from_numpy(self.dataset.train_y),
-                    probabilities=self.answers_probabilities(module),
+                    torch.from_numpy(self.task.dataset.train_y),
+                    probabilities=self.task.probabilities(module),
                     smoothing=training.label_smoothing,
                 ),
                 training,
@@ -107,23 +116,25 @@ class Networks:
         read_weights(module, folder)
         return module.eval(), []
 
-    def answers_probabilities(self, module: nn.Module) -> bool:
-        """Whether a network ends in a softmax."""
-        import torch
-
-        from edgebench.metrics.base import looks_like_probabilities
-        from edgebench.training.loop import predict
-
-        return looks_like_probabilities(
-            predict(module, torch.from_numpy(self.dataset.test_x[:32])).numpy()
-        )
-
 
 def save_weights(module: nn.Module, folder: Path) -> None:
     """Write a module's tensors into the folder of its entry."""
     from safetensors.torch import save_model
 
     save_model(module, str(folder / WEIGHTS))
+
+
+def tensors_digest(module: nn.Module) -> str:
+    """The sha256 over the names and content of a module's tensors."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_weights(module: nn.Module, folder: Path) -> None:

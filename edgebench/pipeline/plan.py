@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from edgebench.errors import BuildError, RecipeError, UnknownNameError
-from edgebench.metrics.base import METRICS
+from edgebench.metrics.base import METRICS, Kind
 from edgebench.metrics.scenarios import scenario_of
 from edgebench.recipe import Gate, Recipe, Step
 from edgebench.scenario import Scenario
@@ -100,6 +100,25 @@ def check_gates(
             )
 
 
+def check_kind(gates: Sequence[Gate], answers: Kind, *, where: str) -> None:
+    """Raise RecipeError for a gate on what is not known of answers of this kind."""
+    for gate in gates:
+        metric = METRICS.get(gate.metric, where=where)
+        if metric.judges(answers):
+            continue
+        others = [
+            name
+            for name, one in METRICS.items()
+            if one.of == "pair" and one.certainty != "none" and one.judges(answers)
+        ]
+        what = "classes" if answers == "any" else "other answers than classes"
+        raise RecipeError(
+            f"'{gate.metric}' is a metric of {what}, which this data does not give",
+            where=where,
+            hint=f"gate on {', '.join(others)}",
+        )
+
+
 def check_required(recipe: Recipe, require: Sequence[str]) -> None:
     """Raise UnknownNameError where `--require` names no variant of the recipe."""
     for name in require:
@@ -108,6 +127,15 @@ def check_required(recipe: Recipe, require: Sequence[str]) -> None:
 
 
 def _check_order(steps: Sequence[PlannedStep], place: str) -> None:
+    for index, step in enumerate(steps):
+        for earlier in steps[:index]:
+            why = step.technique.undoes.get(earlier.technique.name)
+            if why is not None:
+                raise RecipeError(
+                    f"'{step.technique.name}' would undo '{earlier.technique.name}': {why}",
+                    where=place,
+                    hint=f"put '{step.technique.name}' first",
+                )
     for before, after in pairwise(steps):
         first, second = before.technique, after.technique
         closed = first.closed_by(before.options)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgebench.models.calling import Inputs, as_inputs
 from edgebench.pruning.channels import Group
 from edgebench.pruning.heads import heads_to_channels
 
@@ -61,7 +62,7 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def multiply_accumulates(module: nn.Module, example: torch.Tensor) -> int:
+def multiply_accumulates(module: nn.Module, example: Inputs) -> int:
     """The multiply-accumulates of convolutions, dense layers and attention for `example` [1, ...].
 
     Biases, normalisation, pooling and activations are not counted. By torch's own counter:
@@ -72,15 +73,16 @@ def multiply_accumulates(module: nn.Module, example: torch.Tensor) -> int:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as seen:
-            module.eval()(example)
+            module.eval()(*as_inputs(example))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return int(seen.get_total_flops()) // 2
 
 
-def costs(module: nn.Module, example: torch.Tensor) -> dict[str, int]:
+def costs(module: nn.Module, example: Inputs) -> dict[str, int]:
     """A module's `parameters`, and its `macs` for the first of the examples."""
-    return {"parameters": parameters(module), "macs": multiply_accumulates(module, example[:1])}
+    first = [one[:1] for one in as_inputs(example)]
+    return {"parameters": parameters(module), "macs": multiply_accumulates(module, first)}
 
 
 def same_share(groups: Sequence[Group], shares: Mapping[str, float], rounding: Rounding) -> Counts:

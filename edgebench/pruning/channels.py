@@ -21,6 +21,7 @@ import torch_pruning as tp
 from torch import nn
 
 from edgebench.errors import BuildError, one_line
+from edgebench.models.calling import Inputs, as_inputs, named_answers
 from edgebench.pruning.heads import Attention, attention_modules, is_laid_out_so, take_out
 from edgebench.pruning.importance import OWN_FILTERS, WEIGHTED, Importance
 from edgebench.pruning.layer_names import listed
@@ -71,14 +72,15 @@ class Group:
 
 def find_groups(
     module: nn.Module,
-    example: torch.Tensor,
+    example: Inputs,
     importance: Importance,
     wanted: Callable[[Sequence[str]], bool],
 ) -> list[Group]:
     """The groups of channels that may go, the outputs' left out, about in order of execution.
 
-    `example`: inputs [2, ...]. `wanted` says of the layers of a group whether it may be touched.
-    Raises UnfollowedError where the channels of such a layer cannot be followed.
+    `example`: inputs [2, ...], one tensor or one for each input. `wanted` says of the layers of a
+    group whether it may be touched. Raises UnfollowedError where the channels of such a layer
+    cannot be followed.
     """
     ran: dict[nn.Module, None] = {}
     hooks = [
@@ -127,7 +129,7 @@ class UnfollowedError(BuildError):
         self.layers = tuple(layers)
 
 
-def remove(module: nn.Module, step: dict[str, Any], example: torch.Tensor) -> None:
+def remove(module: nn.Module, step: dict[str, Any], example: Inputs) -> None:
     """Take channels out of `module` in place, with all that depends on them.
 
     `step` is JSON-able: `channels` lists [layer, indices of its outputs]; `attention` has the
@@ -142,7 +144,7 @@ def remove(module: nn.Module, step: dict[str, Any], example: torch.Tensor) -> No
     graph = _graph(module, example)
     parts = dict(module.named_modules())
     with torch.no_grad():
-        wanted = module(example).shape
+        wanted = _shapes(module(*as_inputs(example)))
     with _silent():
         for name, indices in step["channels"]:
             layer = parts[name]
@@ -157,22 +159,22 @@ def remove(module: nn.Module, step: dict[str, Any], example: torch.Tensor) -> No
         take_out(module, Attention(**fields), channels, left)
     for name in frozen:
         module.get_parameter(name).requires_grad_(False)
-    given = _run(module, example).shape
+    given = _shapes(_run(module, example))
     if given != wanted:
         raise BuildError(
-            f"the module answers with the shape {list(given)} instead of {list(wanted)} when "
-            "channels are gone",
+            f"the module answers with the shape {', '.join(map(str, given))} instead of "
+            f"{', '.join(map(str, wanted))} when channels are gone",
             hint=EXCLUDE,
         )
 
 
-def _graph(module: nn.Module, example: torch.Tensor) -> Any:
+def _graph(module: nn.Module, example: Inputs) -> Any:
     """torch-pruning's graph of dependencies; frozen parameters are thawed, to be followed."""
     module.eval().requires_grad_()
     try:
         with _silent(), torch.enable_grad():
             # In a tuple: bare, each of its examples would be tried as an argument of its own.
-            graph = tp.DependencyGraph().build_dependency(module, example_inputs=(example,))
+            graph = tp.DependencyGraph().build_dependency(module, example_inputs=as_inputs(example))
     except Exception as error:
         raise BuildError(
             f"torch-pruning cannot follow this model: {type(error).__name__}: "
@@ -188,7 +190,7 @@ class _Follow:
     model: nn.Module
     graph: Any
     names: dict[nn.Module, str]
-    example: torch.Tensor
+    example: Inputs
     importance: Importance
 
     def plain(self, found: Any, layers: tuple[str, ...]) -> Group:
@@ -299,7 +301,7 @@ def _is_even(graph: Any, item: Any) -> bool:
     return all(place == places[0] for place in places)
 
 
-def _run(module: nn.Module, example: torch.Tensor) -> torch.Tensor:
+def _run(module: nn.Module, example: Inputs) -> Any:
     """The module's answer; where it fails, a BuildError that says at what line of which part."""
     names = {part: name for name, part in module.named_modules()}
     running: list[str] = []
@@ -315,7 +317,7 @@ def _run(module: nn.Module, example: torch.Tensor) -> torch.Tensor:
         hooks += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
     try:
         with torch.no_grad():
-            answer: torch.Tensor = module(example)
+            answer = module(*as_inputs(example))
     except Exception as error:
         place = f" in '{running[-1]}'" if running and running[-1] else ""
         line = _line_of(error)
@@ -328,6 +330,11 @@ def _run(module: nn.Module, example: torch.Tensor) -> torch.Tensor:
         for hook in hooks:
             hook.remove()
     return answer
+
+
+def _shapes(answer: Any) -> list[list[int]]:
+    """The shape of each tensor of an answer."""
+    return [list(one.shape) for one in named_answers(answer, where="the module").values()]
 
 
 def _line_of(error: Exception) -> str | None:

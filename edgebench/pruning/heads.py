@@ -16,6 +16,8 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
+from edgebench.models.calling import Inputs, as_inputs, named_answers
+
 # How far answers of the same arithmetic in another order may differ, as a share of their size.
 CLOSE = 1e-4
 
@@ -68,7 +70,7 @@ def take_out(module: nn.Module, attention: Attention, channels: Sequence[int], h
     owner.head_dim = (width - len(channels)) // heads
 
 
-def is_laid_out_so(module: nn.Module, attention: Attention, example: torch.Tensor) -> bool:
+def is_laid_out_so(module: nn.Module, attention: Attention, example: Inputs) -> bool:
     """Whether the first head's channels are where `take_out` looks for them.
 
     A head that is removed must leave the answer of one that nobody listens to.
@@ -82,11 +84,17 @@ def is_laid_out_so(module: nn.Module, attention: Attention, example: torch.Tenso
         listener.weight[:, first] = 0.0
         take_out(without, attention, first, attention.heads - 1)
         try:
-            wanted, given = unheard(example), without(example)
+            wanted, given = (
+                list(named_answers(one(*as_inputs(example)), where="the module").values())
+                for one in (unheard, without)
+            )
         except (RuntimeError, ValueError, TypeError):
             return False
-    size = float(wanted.abs().max())
-    return given.shape == wanted.shape and float((given - wanted).abs().max()) <= CLOSE * size
+    return all(
+        one.shape == other.shape
+        and float((one - other).abs().max()) <= CLOSE * float(other.abs().max())
+        for one, other in zip(given, wanted, strict=True)
+    )
 
 
 def heads_to_channels(attention: Attention, heads: Sequence[int]) -> list[int]:

@@ -62,14 +62,15 @@ def importance_of(name: str) -> Importance:
 def prepared(
     name: str,
     module: nn.Module,
-    examples: tuple[torch.Tensor, torch.Tensor],
+    examples: tuple[torch.Tensor, torch.Tensor] | None,
     *,
     probabilities: bool = False,
 ) -> nn.Module:
     """A copy of `module` with all that the criterion `name` looks at, to be ranked and dropped.
 
     `taylor` and `hessian` look at gradients of the cross-entropy on `examples`: inputs [N, ...] and
-    labels, int64 [N]. `probabilities`: the module answers with those, and not with logits.
+    labels, int64 [N]; the others take None. `probabilities`: the module answers with those, and not
+    with logits.
     """
     copy = deepcopy(module).eval().requires_grad_()
     if name == "fpgm":
@@ -80,6 +81,7 @@ def prepared(
                 if isinstance(part, WEIGHTED):
                     part.weight.sub_(part.weight.min())
     elif name in GRADIENTS:
+        assert examples is not None  # noqa: S101 - these alone need some
         _gradients(copy, *examples, probabilities=probabilities, squared=name == "hessian")
     return copy
 

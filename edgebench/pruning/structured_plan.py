@@ -56,8 +56,8 @@ class Surroundings(Protocol):
     def decided_on(self) -> str:
         """Those examples, in words."""
 
-    def example(self) -> torch.Tensor:
-        """Two inputs, for tracing."""
+    def examples(self) -> tuple[torch.Tensor, ...]:
+        """Two examples of each input, for tracing."""
 
 
 class Plan:
@@ -67,7 +67,7 @@ class Plan:
         self, module: nn.Module, groups: Sequence[Group], options: Any, context: Surroundings
     ) -> None:
         self.module, self.options, self.context = module, options, context
-        self.before = costs(module, context.example())
+        self.before = costs(module, context.examples())
         self.all = groups
         # With heads to go, the channels of those that stay are left alone.
         self.attentions = [g for g in groups if g.attention is not None and options.heads]
@@ -130,7 +130,7 @@ class Plan:
         return notes
 
     def _costs_achieved(self, module: nn.Module) -> list[str]:
-        after = costs(module, self.context.example())
+        after = costs(module, self.context.examples())
         notes = []
         for of, whole in self.before.items():
             gone = whole - after[of]
@@ -184,12 +184,12 @@ class Plan:
     def _pruned(self, units: Counts, heads: Counts) -> nn.Module:
         """A copy with so much taken out."""
         copy = deepcopy(self.module)
-        remove(copy, step_of(self.all, units, heads), self.context.example())
+        remove(copy, step_of(self.all, units, heads), self.context.examples())
         return copy.eval()
 
     def _within_cost(self, allocate: Callable[[float], Counts], largest: float) -> Counts:
         """As many units as it takes for a share of the parameters or MACs to go."""
-        of, example = self.options.of, self.context.example()
+        of, example = self.options.of, self.context.examples()
 
         def gone(share: float) -> float:
             left = costs(self._pruned(allocate(share), self.heads), example)[of]

@@ -123,7 +123,7 @@ def _histograms(model: Path, feed: Feed, ranges: Ranges) -> dict[str, NDArray[np
     """
     names = [name for name, (low, high) in ranges.items() if low < high]
     counts = {name: np.zeros(BINS, dtype=np.int64) for name in names}
-    computed = [name for name in names if name != feed.name]
+    computed = [name for name in names if name not in feed.inputs]
     session = None
     if computed:
         session = open_session(with_outputs(onnx.load(model), computed).SerializeToString())

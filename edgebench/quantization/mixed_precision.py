@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edgebench.errors import BuildError
 from edgebench.metrics.activation_distance import distances
@@ -94,6 +95,11 @@ def sqnr(reference: Outputs, outputs: Outputs) -> float:
     return 10 * float(np.log10(float((reference.logits**2).sum()) / noise))
 
 
+def flat(answers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Answers [N, ...] as rows of numbers."""
+    return answers.reshape(len(answers), -1)
+
+
 def keep_in_float(
     prepared: Prepared,
     quantizer: StaticQuantizer,
@@ -124,7 +130,7 @@ def keep_in_float(
         )
 
     def judged(path: Path) -> Outputs:
-        return Outputs(answers(path, feed), judge.file.labels, judge.file.probabilities)
+        return replace(judge.file, values=flat(answers(path, feed)))
 
     value = judge.value(judged(build(list(leave))))
     if judge.holds(value):
@@ -164,12 +170,13 @@ def _ranked(
 ) -> tuple[list[str], Figure]:
     """The operators that can be quantized, worst first, and the damage of each alone."""
     # Whole batches, spread over the examples, which may lie class after class.
-    count = min(len(feed.examples), max(MOST_RANKED // feed.batch, 1) * feed.batch)
-    chosen = np.linspace(0, len(feed.examples) - 1, count).round().astype(np.int64)
-    few = Feed(feed.name, feed.batch, np.ascontiguousarray(feed.examples[chosen]))
+    count = min(len(feed), max(MOST_RANKED // feed.batch, 1) * feed.batch)
+    chosen = np.linspace(0, len(feed) - 1, count).round().astype(np.int64)
+    few = feed.only(chosen)
 
     def taken(outputs: Outputs) -> Outputs:
-        return Outputs(outputs.values[chosen], outputs.labels[chosen], outputs.probabilities)
+        labels = outputs.labels[chosen] if len(outputs.labels) else outputs.labels
+        return replace(outputs, values=outputs.values[chosen], labels=labels)
 
     on_few = Judge(judge.metric, judge.limit, taken(judge.file), taken(judge.base), judge.stranger)
     model = onnx.load(prepared.path)
@@ -191,7 +198,7 @@ def _ranked(
         quantizer.quantize(alone, only=[node.name, *absorbed], leave=leave)
         if not any(n.op_type == "QuantizeLinear" for n in onnx.load(alone).graph.node):
             continue
-        outputs = Outputs(answers(alone, few), on_few.file.labels, on_few.file.probabilities)
+        outputs = replace(on_few.file, values=flat(answers(alone, few)))
         damage[node.name] = (sqnr(on_few.file, outputs), on_few.value(outputs))
     ranked = sorted(damage, key=lambda name: damage[name][0])
     return ranked, _figure(prepared, judge, ranked, damage)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgebench.agent.runtimes.onnxruntime import plain_message
 from edgebench.errors import BuildError
+from edgebench.quantization.optimised_session import open_optimised
 
 # For a size that is not fixed: the first axis is the batch, the others are mostly an image's.
 BATCH, OTHER = 2, 32
@@ -38,14 +39,29 @@ class Operator:
 
 def answers(model: Path | bytes) -> list[NDArray[Any]]:
     """The outputs for made-up inputs, without graph optimisation: what the file itself says."""
-    return _run(model, optimised=False)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        given: list[NDArray[Any]] = session.run(None, made_up(session))
+    except Exception as error:
+        # ONNX Runtime's exceptions have no common class of their own.
+        raise BuildError(f"ONNX Runtime cannot run the file: {plain_message(error)}") from error
+    return given
 
 
 def operators_run(path: Path) -> list[Operator]:
     """The operators of one inference on made-up inputs, after all graph optimisation."""
     with tempfile.TemporaryDirectory(prefix="edgebench-profile-") as folder:
-        profile = Path(folder) / "profile"
-        _run(path, optimised=True, profile=profile)
+        open_optimised(path, profile=Path(folder) / "profile")
         (written,) = Path(folder).iterdir()
         events = json.loads(written.read_text(encoding="utf-8"))
     found = []
@@ -83,35 +99,7 @@ def quiet_logging() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _run(
-    model: Path | bytes, *, optimised: bool, profile: Path | None = None
-) -> list[NDArray[Any]]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
-    try:
-        session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
-        given: list[NDArray[Any]] = session.run(None, _made_up(session))
-    except Exception as error:
-        # ONNX Runtime's exceptions have no common class of their own.
-        raise BuildError(f"ONNX Runtime cannot run the file: {plain_message(error)}") from error
-    if profile is not None:
-        session.end_profiling()
-    return given
-
-
-def _made_up(session: Any) -> dict[str, NDArray[Any]]:
+def made_up(session: Any) -> dict[str, NDArray[Any]]:
     """Inputs of the right shapes and types, always the same: normal floats, zeros else."""
     rng = np.random.default_rng(0)
     feed: dict[str, NDArray[Any]] = {}

@@ -6,7 +6,7 @@ integer kernels of this host make of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,44 +24,81 @@ MOST_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Feed:
-    """Examples in batches that a model takes: `name` is its input, `batch` the examples at once."""
+    """Examples in batches that a model takes: [N, ...] for each input by name, `batch` at once."""
 
-    name: str
+    inputs: Mapping[str, NDArray[Any]]
     batch: int
-    examples: NDArray[np.float32]
 
-    def __iter__(self) -> Iterator[dict[str, NDArray[np.float32]]]:
-        for start in range(0, len(self.examples), self.batch):
-            yield {self.name: self.examples[start : start + self.batch]}
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
+        for start in range(0, len(self), self.batch):
+            yield {name: array[start : start + self.batch] for name, array in self.inputs.items()}
+
+    @property
+    def examples(self) -> NDArray[Any]:
+        """Those of the first input."""
+        return next(iter(self.inputs.values()))
+
+    def only(self, rows: NDArray[np.int64]) -> Feed:
+        """The same feed with these examples alone."""
+        inputs = {name: np.ascontiguousarray(array[rows]) for name, array in self.inputs.items()}
+        return Feed(inputs, self.batch)
 
 
-def feed_for(model: Path, examples: NDArray[np.float32], *, what: str) -> Feed:
-    """The examples [N, …] as a feed for the file `model`; `what` they are, for the message.
+def feed_for(model: Path, examples: NDArray[Any] | Sequence[NDArray[Any]], *, what: str) -> Feed:
+    """The examples as a feed for the file `model`; `what` they are, for the message.
 
-    A model of a fixed batch leaves out what does not fill the last one.
+    One array [N, …], or one for each of the model's inputs in their order. A model of a fixed batch
+    leaves out what does not fill the last one.
 
     Raises
     ------
     BuildError
-        There are none, they have another shape than the model's input, or they do not fill the
-        one batch that it takes; or the model has several inputs.
+        There are none, they have another shape or type than the model's inputs, or are of
+        another number, or do not fill the one batch that it takes.
     """
     graph = onnx.load(model, load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    if len(inputs) != 1:
+    entries = [value for value in graph.input if value.name not in weights]
+    arrays = [examples] if isinstance(examples, np.ndarray) else list(examples)
+    if len(entries) != len(arrays):
         raise BuildError(
-            f"the model has {len(inputs)} inputs, and the {what} hold one",
+            f"the model has {len(entries)} inputs, and the {what} hold {len(arrays)}",
             hint="mode: weight-only and mode: dynamic need none",
         )
-    if not len(examples):
+    if not len(arrays[0]):
         raise BuildError(
             f"there are no {what}", hint="does the data have a training part? See data_limits"
         )
-    kind = inputs[0].type.tensor_type
-    if kind.elem_type != onnx.TensorProto.FLOAT:
-        name = onnx.TensorProto.DataType.Name(kind.elem_type)
-        raise BuildError(f"the model's input is {name}, and the {what} are float32")
+    batches = {
+        _check(entry, array, what, alone=len(arrays) == 1)
+        for entry, array in zip(entries, arrays, strict=True)
+    }
+    fixed = next((size for size in batches if size is not None), None)
+    names = [entry.name for entry in entries]
+    if fixed is None:
+        return Feed(dict(zip(names, arrays, strict=True)), MOST_AT_ONCE)
+    count = len(arrays[0])
+    whole = count // fixed * fixed
+    if not whole:
+        raise BuildError(
+            f"the model takes {fixed} examples at once, and there are {count} {what}",
+            hint="export it with a free batch size, or give more",
+        )
+    return Feed({n: array[:whole] for n, array in zip(names, arrays, strict=True)}, fixed)
+
+
+def _check(
+    entry: onnx.ValueInfoProto, examples: NDArray[Any], what: str, *, alone: bool
+) -> int | None:
+    """The batch that an input of a model fixes; raises BuildError where `examples` do not fit."""
+    name = "input" if alone else f"input '{entry.name}'"
+    kind = entry.type.tensor_type
+    if onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) != examples.dtype:
+        dtype = onnx.TensorProto.DataType.Name(kind.elem_type)
+        raise BuildError(f"the model's {name} is {dtype}, and the {what} are {examples.dtype}")
     # A free size has a name, or 0 or −1.
     sizes = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
     given = examples.shape[1:]
@@ -74,16 +111,7 @@ def feed_for(model: Path, examples: NDArray[np.float32], *, what: str) -> Feed:
             f"[{_shown(s or 'N' for s in sizes)}]",
             hint="name data of the size the model was made for",
         )
-    fixed = sizes[0] if sizes else None
-    if fixed is None:
-        return Feed(inputs[0].name, MOST_AT_ONCE, examples)
-    whole = len(examples) // fixed * fixed
-    if not whole:
-        raise BuildError(
-            f"the model takes {fixed} examples at once, and there are {len(examples)} {what}",
-            hint="export it with a free batch size, or give more",
-        )
-    return Feed(inputs[0].name, fixed, examples[:whole])
+    return sizes[0] if sizes else None
 
 
 def open_session(model: Path | bytes) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 from onnxruntime import quantization
 
@@ -21,6 +20,7 @@ from edgebench.quantization.calibration import (
     clip_weights,
     save_ranges,
 )
+from edgebench.quantization.optimised_session import open_optimised
 from edgebench.quantization.prepare import LAYERS, Prepared
 from edgebench.quantization.running import Feed
 
@@ -182,15 +182,9 @@ def integer_kernels(path: Path, int8: Int8) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="edgebench-kernels-") as folder:
         optimised = Path(folder) / "optimised.onnx"
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(optimised)
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        if not int8.unsigned:
-            # What ARM processors do by default.
-            options.add_session_config_entry("session.qdqisint8allowed", "1")
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # What ARM processors do by default.
+        config = {} if int8.unsigned else {"session.qdqisint8allowed": "1"}
+        open_optimised(path, level="ORT_ENABLE_EXTENDED", config=config, optimised=optimised)
         graph = onnx.load(optimised).graph
     constants = {tensor.name for tensor in graph.initializer}
     return sum(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from edgebench.metrics.base import Kind as AnswerKind
+    from edgebench.records import RunRecord
 
 Kind = Literal[
     "duration", "size", "memory", "rate", "count", "fraction", "points", "percent", "ratio",
@@ -33,6 +37,9 @@ _KIND_OF_NAME: dict[str, Kind] = {
     "compressed_size_ratio": "ratio",
     "functional_preservation": "ratio",
     "logit_cosine": "ratio",
+    "output_cosine": "ratio",
+    "mean_relative_error": "fraction",
+    "largest_relative_error": "fraction",
 }
 
 FUNCTIONAL = (
@@ -44,6 +51,9 @@ FUNCTIONAL = (
     "sqnr_db",
     "negative_flips",
     "prediction_disagreement",
+    "output_cosine",
+    "mean_relative_error",
+    "largest_relative_error",
 )
 
 GRADES = {
@@ -58,6 +68,19 @@ LEAST_CHANGE_MEANING = (
     "The true change of latency that four in five measurements like this one would tell from none: "
     "what base timed against itself differs by, plus 3.5 half widths of the interval."
 )
+
+
+def fits(name: str, run: RunRecord) -> bool:
+    """Whether a metric is defined for the answers of a run's models."""
+    from edgebench.metrics.base import METRICS
+
+    answers: AnswerKind = "any" if run.data.get("answers") == "any" else "classes"
+    return name not in METRICS.names() or METRICS.get(name).judges(answers)
+
+
+def functional_metrics(run: RunRecord) -> list[str]:
+    """The metrics of how far answers moved, for the table of them all."""
+    return [name for name in FUNCTIONAL if fits(name, run)]
 
 
 class Words(NamedTuple):

@@ -17,10 +17,11 @@ from edgebench.report.details import variant_details
 from edgebench.report.evidence import evidence_of, invalid_reasons, noise_floor
 from edgebench.report.facts import mapping, share, title
 from edgebench.report.glossary import (
-    FUNCTIONAL,
     GRADES,
     LEAST_CHANGE,
     LEAST_CHANGE_MEANING,
+    fits,
+    functional_metrics,
     words,
 )
 from edgebench.report.landscape import functional_landscape
@@ -51,6 +52,8 @@ _COLUMNS: dict[str, Callable[[Row], Cell]] = {
     "accuracy_delta_pp": lambda row: row.delta,
     "prediction_disagreement": lambda row: row.disagreement,
     "functional_preservation": lambda row: row.preservation,
+    "output_cosine": lambda row: row.cosine,
+    "mean_relative_error": lambda row: row.error,
 }
 # Columns that are there only where something was measured.
 _OPTIONAL = {_TOLD, "energy_mj"}
@@ -93,7 +96,7 @@ def render_html(run: RunRecord) -> str:
     columns = [
         name
         for name, cell in _COLUMNS.items()
-        if name not in _OPTIONAL or any(cell(row) != Cell() for row in rows)
+        if fits(name, run) and (name not in _OPTIONAL or any(cell(row) != Cell() for row in rows))
     ]
     return environment.get_template("report.html.j2").render(
         run=run,
@@ -108,7 +111,7 @@ def render_html(run: RunRecord) -> str:
         doubts=doubts(run),
         charts=charts,
         functional=_functional(run),
-        functional_words=[words(name) for name in FUNCTIONAL],
+        functional_words=[words(name) for name in functional_metrics(run)],
         scenarios=scenario_groups(run),
         trials=search_rows(run),
         trial_columns=search_columns(run),
@@ -181,14 +184,15 @@ def _column(run: RunRecord, name: str) -> dict[str, Any]:
 
 
 def _functional(run: RunRecord) -> list[dict[str, Any]]:
+    names = functional_metrics(run)
     return [
         {
             "name": fmt.clean(variant.name),
             "control": variant.beside,
-            "cells": [comparison_cell(variant, name) for name in FUNCTIONAL],
+            "cells": [comparison_cell(variant, name) for name in names],
         }
         for variant in ordered(run, controls=True)
-        if any(name in variant.comparisons for name in FUNCTIONAL)
+        if any(name in variant.comparisons for name in names)
     ]
 
 

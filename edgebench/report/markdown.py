@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edgebench.records import RunRecord
 from edgebench.report import format as fmt
@@ -12,9 +12,10 @@ from edgebench.report import scenarios
 from edgebench.report.base import RENDERERS, Renderer
 from edgebench.report.evidence import NO_REASON, Evidence, evidence_of, noise_floor, range_told
 from edgebench.report.facts import Fact, share
-from edgebench.report.glossary import FUNCTIONAL, GRADES, LEAST_CHANGE, words
+from edgebench.report.glossary import GRADES, LEAST_CHANGE, fits, functional_metrics, words
 from edgebench.report.rows import (
     NOT_VALID,
+    Cell,
     Row,
     comparison_cell,
     metric_cell,
@@ -50,7 +51,7 @@ def render_markdown(run: RunRecord) -> str:
     lines = [f"## {run_word(run)}: {escape(subject(run))}", ""]
     if run.verdict_text:
         lines += [escape(run.verdict_text), ""]
-    lines += [*_verdict_table(rows), "", *_device(run), ""]
+    lines += [*_verdict_table(run, rows), "", *_device(run), ""]
     lines += _reasons(rows)
     doubts = [*run.warnings, *scenarios.doubts(run)]
     if doubts:
@@ -60,7 +61,8 @@ def render_markdown(run: RunRecord) -> str:
     lines += _folded("The search", _search_table(run))
     lines += _folded("Scenarios", scenarios.markdown_lines(run, table, escape))
     lines += _folded("All reasons", [f"- {_all_reasons(row)}" for row in rows if row.reasons])
-    lines += _folded("Size and accuracy", _model_table(rows))
+    if fits("accuracy", run):
+        lines += _folded("Size and accuracy", _model_table(rows))
     lines += _folded("How far the answers moved", _functional_table(run))
     lines += _folded("More of latency, and energy", _measured_table(run))
     lines += _evidence(run)
@@ -81,7 +83,18 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in (head, rule, *body)]
 
 
-def _verdict_table(rows: Sequence[Row]) -> list[str]:
+# Behind verdict and clock; those that the answers of the run's models have.
+_ANSWERS: dict[str, tuple[str, Callable[[Row], Cell]]] = {
+    "accuracy_delta_pp": ("Accuracy change", lambda row: row.delta),
+    "prediction_disagreement": ("Disagreement", lambda row: row.disagreement),
+    "functional_preservation": ("Functional preservation", lambda row: row.preservation),
+    "output_cosine": ("Output cosine", lambda row: row.cosine),
+    "mean_relative_error": ("Mean relative error", lambda row: row.error),
+}
+
+
+def _verdict_table(run: RunRecord, rows: Sequence[Row]) -> list[str]:
+    answers = [column for name, column in _ANSWERS.items() if fits(name, run)]
     return table(
         (
             "Variant",
@@ -90,9 +103,7 @@ def _verdict_table(rows: Sequence[Row]) -> list[str]:
             "Latency ratio",
             LEAST_CHANGE,
             "Size ratio",
-            "Accuracy change",
-            "Disagreement",
-            "Functional preservation",
+            *(head for head, _ in answers),
         ),
         [
             (
@@ -102,9 +113,7 @@ def _verdict_table(rows: Sequence[Row]) -> list[str]:
                 row.ratio.line,
                 row.told,
                 row.size_ratio.line,
-                row.delta.line,
-                row.disagreement.line,
-                row.preservation.line,
+                *(cell(row).line for _, cell in answers),
             )
             for row in rows
         ],
@@ -163,15 +172,16 @@ def _model_table(rows: Sequence[Row]) -> list[str]:
 
 
 def _functional_table(run: RunRecord) -> list[str]:
+    names = functional_metrics(run)
     body = [
         (
             escape(v.name) + (" (control)" if v.beside else ""),
-            *(comparison_cell(v, name).line for name in FUNCTIONAL),
+            *(comparison_cell(v, name).line for name in names),
         )
         for v in ordered(run, controls=True)
-        if any(name in v.comparisons for name in FUNCTIONAL)
+        if any(name in v.comparisons for name in names)
     ]
-    return table(("Model", *(words(name).label for name in FUNCTIONAL)), body) if body else []
+    return table(("Model", *(words(name).label for name in names)), body) if body else []
 
 
 def _search_table(run: RunRecord) -> list[str]:

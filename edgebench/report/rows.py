@@ -53,6 +53,9 @@ class Row:
     delta: Cell
     disagreement: Cell
     preservation: Cell
+    sqnr: Cell
+    cosine: Cell
+    error: Cell
     problem: str
     invalid: str
     reasons: tuple[Reason, ...]
@@ -174,6 +177,9 @@ def _row(variant: Variant, base: Variant | None) -> Row:
         delta=against_base("accuracy_delta_pp"),
         disagreement=against_base("prediction_disagreement"),
         preservation=against_base("functional_preservation"),
+        sqnr=against_base("sqnr_db"),
+        cosine=against_base("output_cosine"),
+        error=against_base("mean_relative_error"),
         problem=fmt.plain(variant.problem or ""),
         invalid=invalid_reasons(variant),
         reasons=_reasons(variant),

@@ -11,7 +11,7 @@ from edgebench.report import format as fmt
 from edgebench.report import scenarios
 from edgebench.report.evidence import noise_floor, range_told, told_of_integers
 from edgebench.report.facts import share
-from edgebench.report.glossary import GRADES
+from edgebench.report.glossary import GRADES, fits
 from edgebench.report.rows import (
     NOT_VALID,
     Row,
@@ -55,19 +55,37 @@ _COLUMNS = {
         "Preser-\nvation",
         (lambda row: row.preservation.point, lambda row: row.preservation.line),
     ),
+    "sqnr": _Column("SQNR", (lambda row: row.sqnr.point, lambda row: row.sqnr.line)),
+    "cosine": _Column(
+        "Output\ncosine", (lambda row: row.cosine.point, lambda row: row.cosine.line)
+    ),
+    "error": _Column("Mean rel.\nerror", (lambda row: row.error.point,)),
+}
+# Which metric of the answers a column shows; it is there where the run's answers have it.
+_METRIC = {
+    "accuracy": "accuracy",
+    "delta": "accuracy_delta_pp",
+    "disagreement": "prediction_disagreement",
+    "preservation": "functional_preservation",
+    "cosine": "output_cosine",
+    "error": "mean_relative_error",
 }
 # In the order in which they get room, each by its name and form. Gates are judged by the first
 # ones, which are always there.
-_ALWAYS = {"ratio": 0, "size_ratio": 0, "delta": 0, "preservation": 0}
+_ALWAYS = {"ratio": 0, "size_ratio": 0, "delta": 0, "preservation": 0, "cosine": 0}
 _WISHES = (
     ("latency", 0),
     ("told", 0),
     ("energy", 0),
     ("size", 0),
     ("disagreement", 0),
+    ("sqnr", 0),
+    ("error", 0),
     ("preservation", 1),
     ("delta", 1),
     ("accuracy", 0),
+    ("sqnr", 1),
+    ("cosine", 1),
     ("chain", 0),
 )
 _OPTIONAL = {"told", "energy"}
@@ -78,7 +96,7 @@ _CHAIN_ROOM = 30
 def verdict_table(run: RunRecord, width: int) -> RenderableType:
     """One row a variant; `width` is the terminal's, in characters."""
     rows = verdict_rows(run)
-    return _table(rows, width, _chosen(rows, width))
+    return _table(rows, width, _chosen(run, rows, width))
 
 
 def summary(run: RunRecord, width: int, report: Path | None = None) -> RenderableType:
@@ -88,7 +106,7 @@ def summary(run: RunRecord, width: int, report: Path | None = None) -> Renderabl
     from rich.text import Text
 
     rows = verdict_rows(run)
-    columns = _chosen(rows, width)
+    columns = _chosen(run, rows, width)
     word = run_word(run)
     headline = Text.assemble(
         _word(word, "no-go" if word in {"FAILED", "NOT MEASURED"} else word.lower()),
@@ -114,7 +132,7 @@ def summary(run: RunRecord, width: int, report: Path | None = None) -> Renderabl
     return Group(*parts)
 
 
-def _chosen(rows: list[Row], width: int) -> dict[str, int]:
+def _chosen(run: RunRecord, rows: list[Row], width: int) -> dict[str, int]:
     """The columns a terminal has room for, each with the form of its cells, in their order."""
     from rich.cells import cell_len
 
@@ -123,10 +141,15 @@ def _chosen(rows: list[Row], width: int) -> dict[str, int]:
         min(_NAME_ROOM, max(map(cell_len, texts))) + gap
         for texts in (["Variant", *(r.name for r in rows)], ["Verdict", *(r.word for r in rows)])
     )
-    chosen = dict(_ALWAYS)
+    # A classifier's answers are told by classes: its SQNR stands in the page.
+    left_out = {name for name, metric in _METRIC.items() if not fits(metric, run)}
+    left_out |= set() if "accuracy" in left_out else {"sqnr"}
+    chosen = {name: form for name, form in _ALWAYS.items() if name not in left_out}
     # Nothing follows the last column's cells, so its gap is free.
     room += gap - sum(_room(rows, name, form) + gap for name, form in chosen.items())
     for name, form in _WISHES:
+        if name in left_out:
+            continue
         if name in _OPTIONAL and all(_cell(row, name, form) == fmt.MISSING for row in rows):
             continue
         before = _room(rows, name, chosen[name]) if name in chosen else -gap

@@ -229,7 +229,7 @@ class Technique(ABC):
         """Why nothing may follow this step in a chain; None where something may."""
         return self.last
 
-    def check(self, options: Any) -> None:
+    def check(self, options: Any) -> None:  # noqa: B027 - most options cannot be wrong alone
         """Raise BuildError for options that cannot work whatever the model; before any work."""
 
     def measures(self, options: Any) -> bool:

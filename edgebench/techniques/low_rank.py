@@ -104,7 +104,7 @@ class LowRank(TorchTechnique):
         from edgebench.factorization.layers import count_macs, empty_layers, filled, replace
         from edgebench.factorization.ranks import ranks_for_energy, ranks_for_saving
 
-        example = context.example()
+        example = context.examples()
         layers = len(weight_layers(module))
         found = self._factorizations(module, options, context)
         macs = count_macs(module, example)
@@ -179,7 +179,7 @@ class LowRank(TorchTechnique):
                     if near
                     else f"it has: {', '.join(layers) or 'none'}",
                 )
-        tied, ran = owners(module), uses(module, context.example())
+        tied, ran = owners(module), uses(module, context.examples())
         found: dict[str, Factorization] = {}
         for name, layer in layers.items():
             asked = options.layers is not None and name in options.layers

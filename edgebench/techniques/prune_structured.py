@@ -118,7 +118,7 @@ class PruneStructured(TorchTechnique):
                 where="of: latency",
                 hint="reach it, or set of: macs",
             )
-        example = context.example()
+        example = context.examples()
         groups, notes = _rank(module, options, context)
         plan = Plan(module, groups, options, context)
         units, heads = plan.decide()
@@ -142,7 +142,7 @@ class PruneStructured(TorchTechnique):
         from edgebench.pruning.channels import remove
 
         for step in structure["steps"]:
-            remove(module, step, context.example())
+            remove(module, step, context.examples())
         return module.eval()
 
 
@@ -155,20 +155,19 @@ def _rank(module: nn.Module, options: Any, context: Context) -> tuple[list[Group
     names = [name for name, _ in weight_layers(module)]
     if not names:
         raise BuildError("the model has no convolution or dense layer to prune")
-    x, y = context.tensors()
-    chosen = [0]
+    labelled = None
     if options.importance in GRADIENTS:
+        x, y = context.tensors()
         seed = context.seed_for("prune-structured/examples")
         chosen = stratified_part(
             context.train_y, options.examples, seed, "the training data"
         ).tolist()
+        labelled = x[chosen], y[chosen]
     with deterministic(context.seed_for("prune-structured/importance")):
-        copy = prepared(
-            options.importance, module, (x[chosen], y[chosen]), probabilities=context.probabilities
-        )
+        copy = prepared(options.importance, module, labelled, probabilities=context.probabilities)
         found = find_groups(
             copy,
-            context.example(),
+            context.examples(),
             importance_of(options.importance),
             _wanted(module, names, options),
         )

@@ -247,7 +247,7 @@ class PruneUnstructured(TorchTechnique):
                 steps=options.prunings,
             )
             if options.finetune is not None:
-                batches = updates_an_epoch(len(context.train_y), context.training.batch_size)
+                batches = updates_an_epoch(len(context.tensors()[1]), context.training.batch_size)
                 pruning.check_room(batches * options.finetune.epochs)
             pruning.begin()
             _train_on(module, kept, pruning.on_update, options, context)

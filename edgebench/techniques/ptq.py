@@ -151,16 +151,27 @@ class Ptq(OnnxTechnique):
 
 def calibration_examples(context: Context, count: int) -> NDArray[np.float32]:
     """`count` training examples drawn by the seed, as many of each class as there are."""
+    return np.ascontiguousarray(context.train_x[_calibration_rows(context, count)])
+
+
+def calibration_inputs(context: Context, count: int) -> list[NDArray[Any]]:
+    """The same examples, one array [count, …] for each input of the model."""
+    rows = _calibration_rows(context, count)
+    return [np.ascontiguousarray(one.numpy()[rows]) for one in context.inputs()]
+
+
+def _calibration_rows(context: Context, count: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(context.seed_for("ptq/calibration"))
-    order = rng.permutation(len(context.train_y))
+    order = rng.permutation(len(context.train_x))
+    if not context.labelled:
+        return np.sort(order[:count])
     # Sorting by how many of its class came before takes the classes in turn.
     labels = context.train_y[order]
     turn = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
         turn[mine] = np.arange(len(mine))
-    chosen = order[np.argsort(turn, kind="stable")][:count]
-    return np.ascontiguousarray(context.train_x[np.sort(chosen)])
+    return np.sort(order[np.argsort(turn, kind="stable")][:count])
 
 
 def _static(
@@ -176,7 +187,7 @@ def _static(
     prepared = prepare(source, folder / "prepared.onnx")
     leave: Sequence[str] = prepared.nodes(options.exclude)
     feed = _calibration_feed(prepared, options, context)
-    notes = [f"int8 format {context.int8}, {len(feed.examples)} calibration examples"]
+    notes = [f"int8 format {context.int8}, {len(feed)} calibration examples"]
     judged = None if options.keep_float is None else _judge(prepared, source, options, context)
     if options.equalize:
         from edgebench.quantization.equalization import equalize
@@ -264,7 +275,7 @@ def _without_calibration(
 def _calibration_feed(prepared: Prepared, options: PtqOptions, context: Context) -> Feed:
     from edgebench.quantization.running import feed_for
 
-    chosen = calibration_examples(context, options.examples)
+    chosen = calibration_inputs(context, options.examples)
     return feed_for(prepared.path, chosen, what="calibration examples")
 
 
@@ -273,7 +284,7 @@ def _judge(
 ) -> tuple[Judge, Feed]:
     """What `keep_float` decides by, and the validation examples it decides on."""
     from edgebench.metrics.base import Outputs
-    from edgebench.quantization.mixed_precision import Judge
+    from edgebench.quantization.mixed_precision import Judge, flat
     from edgebench.quantization.running import answers, feed_for
 
     assert options.keep_float is not None  # noqa: S101 - the caller asked
@@ -286,14 +297,19 @@ def _judge(
                 hint="controls: {independent: 2}, or limit accuracy or sqnr",
             )
         stranger = context.stranger_distance()
+    if metric == "sqnr" and not context.labelled:
+        given = [one.numpy() for one in context.validation_examples()]
+        feed = feed_for(prepared.path, given, what="validation examples")
+        file = base = Outputs(flat(answers(source, feed)), answers="any")
+        return Judge(metric, options.keep_float.limit, file, base), feed
     x, y = context.validation()
     feed = feed_for(prepared.path, x.numpy(), what="validation examples")
-    labels = y.numpy()[: len(feed.examples)]
+    labels = y.numpy()[: len(feed)]
     file = Outputs(answers(source, feed), labels, context.probabilities)
     base = file
     if context.base is not None:
         from edgebench.training.loop import predict
 
-        given = predict(context.base, x[: len(feed.examples)]).numpy()
-        base = Outputs(given, labels, context.probabilities)
+        answered = predict(context.base, x[: len(feed)]).numpy()
+        base = Outputs(answered, labels, context.probabilities)
     return Judge(metric, options.keep_float.limit, file, base, stranger), feed

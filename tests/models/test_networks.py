@@ -467,9 +467,7 @@ def test_a_student_costs_what_it_says(name: str) -> None:
     with FlopCounterMode(display=False) as counter:
         module(torch.rand(1, *RGB))
     # Two operations for a multiplication with its addition.
-    assert f"{counter.get_total_flops() / 2e6:.1f} million MACs" in (
-        MODELS.get(name).__doc__ or ""
-    )
+    assert f"{counter.get_total_flops() / 2e6:.1f} million MACs" in (MODELS.get(name).__doc__ or "")
 
 
 @pytest.mark.parametrize(

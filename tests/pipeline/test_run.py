@@ -31,6 +31,7 @@ def test_the_record_is_whole(finished: Finished) -> None:
         "sparse",
         "int8",
         "chain",
+        "chain.reference",
     ]
     assert all(v.status == "measured" for v in run.variants)
     assert run == read_run(RunFolder(folder))

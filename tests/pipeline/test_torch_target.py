@@ -16,6 +16,7 @@ from edgebench.models.source import find_model
 from edgebench.pipeline.build import Builder, Built
 from edgebench.pipeline.plan import plan_variants
 from edgebench.pipeline.progress import Silent
+from edgebench.pipeline.task import Classification
 from edgebench.recipe import Recipe
 from edgebench.store import Store
 from edgebench.target import TargetError, load_target
@@ -53,7 +54,13 @@ def builder(tmp_path: Path) -> Callable[..., Builder]:
         data = load("digits", train=200, test=80)
         source = find_model(model, weights=None, options=options)
         return Builder(
-            recipe, load_target(target), source, data, "u8s8", Store(tmp_path / "cache"), Silent()
+            recipe,
+            load_target(target),
+            source,
+            Classification(data),
+            "u8s8",
+            Store(tmp_path / "cache"),
+            Silent(),
         )
 
     return make
@@ -71,7 +78,7 @@ def test_every_artifact_is_a_program_and_onnx_techniques_are_skipped(
     x = work.dataset.test_x
     variants = {v.name: v for v in plan_variants(work.recipe)}
     base = work.base()
-    sparse, int8, trained = (work.variant(variants[n]) for n in ("sparse", "int8", "trained"))
+    sparse, int8, trained = (work.variant(variants[n])[0] for n in ("sparse", "int8", "trained"))
     made = [base, work.control(1), sparse, trained]
     assert [(b.format, b.file and b.file.suffix) for b in made] == [("pt2", ".pt2")] * 4
     answers = [_answers(b, x) for b in made]

@@ -19,10 +19,10 @@ from torch import nn
 from edgebench.data import Dataset, load
 from edgebench.exporters.onnx_from_torch import export_onnx
 from edgebench.models.base import MODELS
-from edgebench.training_settings import Training
 from edgebench.techniques.base import TECHNIQUES, Context
 from edgebench.training.loop import deterministic, fit, predict
 from edgebench.training.losses import cross_entropy
+from edgebench.training_settings import Training
 
 OPSET = 20
 WIDTHS = {"lenet": 0.25, "resnet8": 0.5, "mobilenetv1": 0.125}

@@ -43,7 +43,9 @@ def test_probe() -> None:
 def test_measure_passes_events_on(bundle: Path, tmp_path: Path) -> None:
     events: list[str] = []
     local().measure(bundle, tmp_path / "results", lambda e: events.append(e["event"]))
-    assert events == ["start", "model", "process", "done", "end"]
+    # Another measurement on this machine makes it wait, which it says.
+    told = [event for event in events if event != "waiting"]
+    assert told == ["start", "model", "process", "done", "end"]
     result = json.loads((tmp_path / "results/base/result.json").read_text())
     assert result["status"] == "measured"
 
