@@ -167,7 +167,7 @@ def _integer_weights(model: onnx.ModelProto) -> tuple[set[str], set[str]]:
 
 
 def _rounded_weights(model: onnx.ModelProto) -> tuple[set[str], set[str]]:
-    """Weights that are converted at loading (integers, cast, times their scales), and the scales."""
+    """Integer weights that loading casts and multiplies by their scales, and these scales."""
     from onnx import TensorProto
 
     small = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}

@@ -21,6 +21,15 @@ from edgebench.data import Arrays, Dataset
 from edgebench.errors import BuildError, EdgebenchError, StorageError, UsageError, one_line
 from edgebench.models.source import ModelSource, file_sha256
 from edgebench.pipeline.build_context import BuildContext
+from edgebench.pipeline.built import (
+    NOTES,
+    Built,
+    Done,
+    answers_of_file,
+    answers_of_module,
+    read_outcome,
+    write_outcome,
+)
 from edgebench.pipeline.keys import Keys
 from edgebench.pipeline.networks import (
     Networks,
@@ -42,37 +51,7 @@ from edgebench.techniques.base import OnnxTechnique, Outcome, TorchTechnique
 if TYPE_CHECKING:
     from torch import nn
 
-NOTES = "step.json"
 PARITY_EXAMPLES = 64
-
-
-@dataclass(frozen=True)
-class Built:
-    """One model file, or why there is none.
-
-    `format`: "onnx", or "pt2" where torch itself runs it; files of it end so. `skipped`: the chain
-    does not apply to this model or to this target. `reference`: what is measured beside a variant.
-    """
-
-    name: str
-    file: Path | None
-    control: bool = False
-    reference: str | None = None
-    steps: tuple[PlannedStep, ...] = ()
-    notes: tuple[str, ...] = ()
-    figures: tuple[Figure, ...] = ()
-    problem: str | None = None
-    skipped: bool = False
-    format: str = "onnx"
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A step on the module that is done: what it was, and the record of the shape it left."""
-
-    step: PlannedStep
-    structure: dict[str, Any]
-    folder: Path
 
 
 @dataclass
@@ -136,14 +115,14 @@ class Builder:
         around = self._surroundings
         if self.source.onnx_file is not None:
             file = self._user_file("base", self.source.onnx_file, self.keys.network("base"))
-            around.answer_base = _answers_of_file(file)
+            around.answer_base = answers_of_file(file)
             return self._built("base", file, notes=tuple(self.task.notes()))
         module, notes = self._networks.trained("base")
         if not self.task.trains:
             self.keys = replace(self.keys, base=tensors_digest(module))
         around.base = module
         around.probabilities = self.task.probabilities(module)
-        around.answer_base = _answers_of_module(module)
+        around.answer_base = answers_of_module(module)
         file, parity = self._export(self.keys.network("base"), "base", lambda: module)
         return self._built("base", file, notes=(*self.task.notes(), *notes, parity))
 
@@ -153,7 +132,7 @@ class Builder:
 
         def make() -> Built:
             module, notes = self._networks.trained(name)
-            self._surroundings.controls.append(_answers_of_module(module))
+            self._surroundings.controls.append(answers_of_module(module))
             file, parity = self._export(self.keys.network(name), name, lambda: module)
             return self._built(name, file, control=True, notes=(*notes, parity))
 
@@ -165,7 +144,7 @@ class Builder:
         # A file that is not there is the user's mistake, not a failed control: not guarded.
         key = self.keys.file(file_sha256(path, "control"))
         file = self._user_file(name, path, key)
-        self._surroundings.controls.append(_answers_of_file(file))
+        self._surroundings.controls.append(answers_of_file(file))
         return self._built(name, file, control=True, notes=(f"from {path.name}",))
 
     def variant(self, planned: PlannedVariant) -> list[Built]:
@@ -174,7 +153,7 @@ class Builder:
         problem = self._does_not_apply(planned)
         if problem is not None:
             return [Built(planned.name, None, steps=planned.steps, problem=problem, skipped=True)]
-        done: list[_Done] = []
+        done: list[Done] = []
         built = [self._guarded(empty, lambda: self._chain(planned, done))]
         last = done[-1].step.technique if done else None
         if built[0].problem is None and isinstance(last, TorchTechnique):
@@ -246,7 +225,7 @@ class Builder:
             problem=problem,
         )
 
-    def _chain(self, planned: PlannedVariant, done: list[_Done]) -> Built:
+    def _chain(self, planned: PlannedVariant, done: list[Done]) -> Built:
         """The variant's file; `done` gets each step on the module."""
         key = self.keys.network("base")
         given = self.source.onnx_file
@@ -258,10 +237,10 @@ class Builder:
             step = pending.pop(0)
             key = self.keys.step(key, step)
             folder = self._torch_step(planned.name, key, step, done)
-            outcome = _read_outcome(folder)
+            outcome = read_outcome(folder)
             notes += outcome.notes
             figures += outcome.figures
-            done.append(_Done(step, outcome.structure, folder))
+            done.append(Done(step, outcome.structure, folder))
         if file is None:
             file, parity = self._export(key, planned.name, lambda: self._module(done))
             notes.append(parity)
@@ -276,7 +255,7 @@ class Builder:
         )
 
     def _reference(
-        self, planned: PlannedVariant, done: list[_Done], name: str, wanted: str
+        self, planned: PlannedVariant, done: list[Done], name: str, wanted: str
     ) -> Built:
         """The network the chain's last step on the module is to be held against."""
         key = self.keys.network("base")
@@ -304,7 +283,7 @@ class Builder:
     def _scratch(self, key: str) -> Path:
         return self.store.scratch(key)
 
-    def _torch_step(self, variant: str, key: str, step: PlannedStep, done: list[_Done]) -> Path:
+    def _torch_step(self, variant: str, key: str, step: PlannedStep, done: list[Done]) -> Path:
         technique = step.technique
         assert isinstance(technique, TorchTechnique)  # noqa: S101 - `on_torch` said so
 
@@ -312,7 +291,7 @@ class Builder:
             context = self._surroundings.context(self._scratch(key))
             module, outcome = technique.apply(self._module(done), step.options, context)
             save_weights(module, new)
-            _write_outcome(new, outcome)
+            write_outcome(new, outcome)
 
         return self.bench.step(f"{variant}: {technique.name}", key, make, total=100)
 
@@ -329,10 +308,10 @@ class Builder:
             outcome = technique.apply(source, new / self._model, step.options, context)
             seen = compare_files(source, new / self._model, self.task.examples(PARITY_EXAMPLES))
             outcome.notes.append(seen)
-            _write_outcome(new, outcome)
+            write_outcome(new, outcome)
 
         made = self.bench.step(f"{variant}: {technique.name}", key, make)
-        return made / self._model, _read_outcome(made)
+        return made / self._model, read_outcome(made)
 
     def _export(self, key: str, name: str, module: Callable[[], nn.Module]) -> tuple[Path, str]:
         def make(new: Path) -> None:
@@ -357,7 +336,7 @@ class Builder:
         opset = self.target.opset if self.format == "onnx" else None
         return self.keys.export(before, self.format, opset)
 
-    def _module(self, done: list[_Done]) -> nn.Module:
+    def _module(self, done: list[Done]) -> nn.Module:
         """The module after the steps in `done`."""
         if self._surroundings.base is None:
             raise BuildError("there is no base module to start from")
@@ -391,46 +370,3 @@ class Builder:
             onnx.save(model, new / self._model)
 
         return self.bench.step(f"{name}: check", key, make) / self._model
-
-
-def _answers_of_module(
-    module: nn.Module,
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    def answer(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        import torch
-
-        from edgebench.training.loop import predict
-
-        answers: NDArray[np.float32] = predict(module, torch.from_numpy(x)).numpy()
-        return answers
-
-    return answer
-
-
-def _answers_of_file(file: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    def answer(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        from edgebench.exporters.onnx_answers import file_answers
-
-        first, *_ = file_answers(file, x).values()
-        return first.astype(np.float32)
-
-    return answer
-
-
-def _write_outcome(folder: Path, outcome: Outcome) -> None:
-    (folder / NOTES).write_text(
-        json.dumps(
-            {
-                "structure": outcome.structure,
-                "notes": outcome.notes,
-                "figures": [figure.model_dump(mode="json") for figure in outcome.figures],
-            }
-        )
-    )
-
-
-def _read_outcome(folder: Path) -> Outcome:
-    kept = json.loads((folder / NOTES).read_text())
-    return Outcome(
-        kept["structure"], kept["notes"], [Figure.model_validate(one) for one in kept["figures"]]
-    )

@@ -14,7 +14,7 @@ from edgebench import __version__
 from edgebench.errors import storage_error
 from edgebench.exporters.onnx_file import compressed_size, count_parameters, read_onnx
 from edgebench.hashing import file_digest
-from edgebench.pipeline.build import Built
+from edgebench.pipeline.built import Built
 from edgebench.pipeline.folder import RunFolder
 from edgebench.pipeline.task import Task
 from edgebench.recipe import Recipe

@@ -22,7 +22,8 @@ from edgebench.hashing import value_digest
 from edgebench.history import History
 from edgebench.metrics.base import Kind
 from edgebench.models.source import ModelSource, file_sha256, find_model
-from edgebench.pipeline.build import Builder, Built
+from edgebench.pipeline.build import Builder
+from edgebench.pipeline.built import Built
 from edgebench.pipeline.bundling import write_bundle
 from edgebench.pipeline.folder import RunFolder
 from edgebench.pipeline.int8_format import choose_int8

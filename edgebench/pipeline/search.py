@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from edgebench.data import Arrays, Dataset
 from edgebench.errors import BuildError, NotMeasuredError, RecipeError, UsageError
 from edgebench.metrics.base import METRICS
-from edgebench.pipeline.build import Builder, Built
+from edgebench.pipeline.build import Builder
+from edgebench.pipeline.built import Built
 from edgebench.pipeline.main import Job
 from edgebench.pipeline.plan import PlannedStep, plan_chain, plan_variants
 from edgebench.pipeline.target_probe import MEASURED

@@ -11,7 +11,8 @@ from edgebench import compare
 from edgebench.errors import BuildError, NotMeasuredError
 from edgebench.exporters.onnx_file import compressed_size, count_parameters, read_onnx
 from edgebench.metrics.base import Context, Outputs
-from edgebench.pipeline.build import Builder, Built
+from edgebench.pipeline.build import Builder
+from edgebench.pipeline.built import Built
 from edgebench.pipeline.target_probe import Probed
 from edgebench.records import Estimate
 

@@ -13,7 +13,8 @@ from edgebench.agent.runtimes import RUNTIMES
 from edgebench.data import load
 from edgebench.errors import UsageError
 from edgebench.models.source import find_model
-from edgebench.pipeline.build import Builder, Built
+from edgebench.pipeline.build import Builder
+from edgebench.pipeline.built import Built
 from edgebench.pipeline.plan import plan_variants
 from edgebench.pipeline.progress import Silent
 from edgebench.pipeline.task import Classification
