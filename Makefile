@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 run: install
 	$(BIN)/edgebench run --target cpu
 
+# In two processes, whatever the machine has; a file's tests stay together, since they share what they train.
 test: install $(AGENT_STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 $(AGENT_STAMP):
 	@oldest=$$(ls -d $$HOME/.pyenv/versions/3.8.*/bin/python 2>/dev/null | tail -1); \
