@@ -71,7 +71,7 @@ def test_zip_is_unpacked_into_the_scratch_folder(bundle: Path, tmp_path: Path) -
         ({"protocol__block_s": float("nan")}, "protocol.block_s: nan"),
         ({"protocol__energy_s": -1}, "protocol.energy_s: -1; it has to be at least 0"),
         ({"protocol__confirm": 1}, "protocol.confirm is 1"),
-        ({"answers": "words"}, "answers: 'words' is neither 'classes' nor 'any'"),
+        ({"answers": "words"}, "answers: 'words' is none of classes, any, all"),
         ({"inputs": []}, "inputs: there are none"),
         ({"inputs": [7]}, "inputs[0] is not a JSON object"),
         ({"inputs__0__dtype": "object"}, "inputs[0].dtype: 'object'; it has to be one of float32"),

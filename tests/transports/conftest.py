@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -59,8 +60,10 @@ class Device:
     def drop_connections(self) -> None:
         """Kill every session, as a lost network would."""
         for pid in descendants(self.pid):
-            if b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+            # A process may end between being listed and being killed.
+            with suppress(ProcessLookupError, FileNotFoundError):
+                if b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
 
 
 def descendants(pid: int) -> list[int]:
