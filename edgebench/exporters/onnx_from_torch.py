@@ -22,7 +22,7 @@ from edgebench.exporters.onnx_answers import (
     open_session,
     signal_to_noise,
 )
-from edgebench.exporters.parity import largest_gap
+from edgebench.exporters.parity import largest_gap_of_all
 from edgebench.models.calling import answers
 
 if TYPE_CHECKING:
@@ -200,17 +200,13 @@ def check_parity(module: nn.Module, path: Path, examples: Examples, *, quantized
         ) from error
     if len(whole) != len(wanted):
         raise BuildError(f"the file has {len(whole)} outputs, and torch gives {len(wanted)}")
-    gap = max(
-        largest_gap(
-            tensor.numpy(),
-            whole[place],
-            single[place],
-            quantized=quantized,
-            float_tolerance=FLOAT_TOLERANCE,
-            names=("ONNX Runtime", "torch"),
-            output=name if len(wanted) > 1 else None,
-        )
-        for place, (name, tensor) in enumerate(wanted.items())
+    gap = largest_gap_of_all(
+        {name: tensor.numpy() for name, tensor in wanted.items()},
+        whole,
+        single,
+        quantized=quantized,
+        float_tolerance=FLOAT_TOLERANCE,
+        names=("ONNX Runtime", "torch"),
     )
     return f"ONNX Runtime within {gap:.2g} of torch on {len(arrays[0])} examples"
 

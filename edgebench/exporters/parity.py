@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,3 +54,27 @@ def largest_gap(
             f"{other}'s answers differ from {own}'s by up to {gap:.3g} (spread {spread:.3g}){about}"
         )
     return gap
+
+
+def largest_gap_of_all(
+    wanted: Mapping[str, NDArray[np.float32]],
+    whole: Sequence[NDArray[np.float32]],
+    single: Sequence[NDArray[np.float32]],
+    *,
+    quantized: bool,
+    float_tolerance: float,
+    names: tuple[str, str],
+) -> float:
+    """`largest_gap` over every output: `wanted` by name, the file's in the same order."""
+    return max(
+        largest_gap(
+            values,
+            whole[place],
+            single[place],
+            quantized=quantized,
+            float_tolerance=float_tolerance,
+            names=names,
+            output=name if len(wanted) > 1 else None,
+        )
+        for place, (name, values) in enumerate(wanted.items())
+    )

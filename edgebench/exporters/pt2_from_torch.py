@@ -19,7 +19,7 @@ from edgebench.agent.runtimes.pt2_archive import WEIGHTS, clean_archive, read_pa
 from edgebench.agent.runtimes.torch import Torch
 from edgebench.errors import BuildError, one_line
 from edgebench.exporters.onnx_answers import Examples, arrays_of
-from edgebench.exporters.parity import largest_gap
+from edgebench.exporters.parity import largest_gap_of_all
 from edgebench.models.calling import answers
 
 if TYPE_CHECKING:
@@ -105,17 +105,13 @@ def _check_parity(module: nn.Module, path: Path, examples: Examples, *, quantize
         )
     except ModelFailedError as error:
         raise BuildError(f"the exported program does not run: {error}") from error
-    gap = max(
-        largest_gap(
-            tensor.numpy(),
-            whole[place],
-            single[place],
-            quantized=quantized,
-            float_tolerance=FLOAT_TOLERANCE,
-            names=("the program", "the module"),
-            output=name if len(wanted) > 1 else None,
-        )
-        for place, (name, tensor) in enumerate(wanted.items())
+    gap = largest_gap_of_all(
+        {name: tensor.numpy() for name, tensor in wanted.items()},
+        whole,
+        single,
+        quantized=quantized,
+        float_tolerance=FLOAT_TOLERANCE,
+        names=("the program", "the module"),
     )
     return f"exported program within {gap:.2g} of the module on {len(arrays[0])} examples"
 
