@@ -78,6 +78,9 @@ class Training(_Part):
     augment: Augment = Field(Augment(), description="what is done to each image anew")
     init_seed: int | None = Field(None, ge=0, le=2**31 - 1, description="of the first weights")
     order_seed: int | None = Field(None, ge=0, le=2**31 - 1, description="of the order")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the products; auto: bfloat16 on a GPU, float32 on the processor"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to train; auto: a GPU that torch can use, else the processor"
     )

@@ -117,7 +117,8 @@ def fit(
     weights at zero), and once more where averaged weights take the module's place. `beside` is
     trained along (a loss's own layers). With `checkpoint`, a file, each epoch leaves all that it
     takes to go on after a kill with the same bits: the states of `module` and `beside`, torch's
-    random draws, the order's. On CUDA, products are made in bfloat16.
+    random draws, the order's. Products are made in `settings.precision`; weights, their gradients
+    and updates stay in float32.
 
     Raises
     ------
@@ -269,7 +270,7 @@ class _Session:
         progress = self.progress
         progress.optimizer.zero_grad(set_to_none=True)
         try:
-            with _precision(self.device):
+            with _precision(self.device, self.settings.precision):
                 value = self.loss(progress.module(*batch.inputs), batch)
             if self.device.type == "cpu":
                 self._check_finite(value, epoch)
@@ -357,10 +358,12 @@ def _layout(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.memory
     return torch.channels_last if suits else torch.contiguous_format
 
 
-def _precision(device: torch.device) -> AbstractContextManager[None]:
+def _precision(device: torch.device, wanted: str) -> AbstractContextManager[None]:
     import torch
 
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    if wanted == "auto":
+        wanted = "bfloat16" if device.type == "cuda" else "float32"
+    return torch.autocast(device.type, torch.bfloat16) if wanted == "bfloat16" else nullcontext()
 
 
 def _not_finite(module: nn.Module) -> list[str]:

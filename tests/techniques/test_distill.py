@@ -322,7 +322,7 @@ def test_every_loss_is_finite_in_half_precision(
     """As on a GPU, where products are made in bfloat16; here it is the processor's autocast."""
     from edgebench.training import loop
 
-    monkeypatch.setattr(loop, "_precision", lambda _: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(loop, "_precision", lambda *_: torch.autocast("cpu", torch.bfloat16))
     student, _ = distill(tools, network("lenet"), context(), width=0.125, loss=loss, epochs=1)
     assert all(torch.isfinite(t).all() for t in student.state_dict().values())
 

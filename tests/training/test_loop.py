@@ -480,6 +480,21 @@ def test_a_gpu_trains_the_same_twice_and_near_to_the_processor(tensors) -> None:
     assert abs(found - wanted) < 0.1
 
 
+def test_bfloat16_on_the_processor_trains_nearly_the_same_and_keeps_float32_weights(
+    tensors,
+) -> None:
+    x, _ = tensors
+    plain, same, rounded, again = (
+        train(tensors, epochs=3, precision=precision, device="cpu")
+        for precision in ("auto", "float32", "bfloat16", "bfloat16")
+    )
+    assert torch.equal(flat(plain), flat(same))
+    assert torch.equal(flat(rounded), flat(again))
+    assert not torch.equal(flat(plain), flat(rounded))
+    assert all(p.dtype == torch.float32 for p in rounded.parameters())
+    assert (predict(plain, x).argmax(1) == predict(rounded, x).argmax(1)).float().mean() > 0.9
+
+
 def test_an_image_that_cannot_be_augmented_is_named(tensors) -> None:
     with pytest.raises(BuildError, match="a crop of 9 shifts images of 8x8 out of sight"):
         train(tensors, augment=Training(augment={"crop": 9}).augment)
