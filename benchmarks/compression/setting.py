@@ -8,6 +8,8 @@ from edgebench.recipe import load_recipe
 from edgebench.training_settings import Training
 
 RECIPES = Path(__file__).parent / "recipes"
+# The trained networks are kept with the page, so that whoever repeats the rest need not train them.
+NETWORKS = Path("reports/compression/networks")
 CIFAR_RECIPE = RECIPES / "resnet8-cifar10.yaml"
 
 _recipe = load_recipe(str(CIFAR_RECIPE))
