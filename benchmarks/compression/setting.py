@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgebench.recipe import load_recipe
-from edgebench.training_settings import Training
 
 RECIPES = Path(__file__).parent / "recipes"
 # The trained networks are kept with the page, so that whoever repeats the rest need not train them.
@@ -15,8 +14,3 @@ CIFAR_RECIPE = RECIPES / "resnet8-cifar10.yaml"
 _recipe = load_recipe(str(CIFAR_RECIPE))
 MODEL, DATA = _recipe.model, _recipe.data
 VALIDATION = _recipe.data_limits.validation
-
-
-def training() -> Training:
-    """How base and the independent networks are trained."""
-    return _recipe.training

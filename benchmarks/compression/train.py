@@ -14,18 +14,55 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors.torch import save_model
+from numpy.typing import NDArray
+from safetensors.torch import load_model, save_model
+from torch import nn
 
-from benchmarks.compression.setting import DATA, MODEL, NETWORKS, VALIDATION, training
+from benchmarks.compression.setting import DATA, MODEL, NETWORKS, VALIDATION
 from edgebench.data import load
 from edgebench.exporters.onnx_from_torch import export_onnx
 from edgebench.hashing import named_seed
 from edgebench.models.base import MODELS
-from edgebench.training.loop import deterministic, fit, predict
+from edgebench.training.loop import OnEpoch, deterministic, fit, predict
 from edgebench.training.losses import cross_entropy
+from edgebench.training_settings import Augment, Training
 
 OPSET = 21
+FIRST = Training(
+    epochs=120,
+    batch_size=128,
+    optimizer="sgd",
+    nesterov=True,
+    learning_rate=0.1,
+    weight_decay=4e-4,
+    warmup_epochs=2,
+    augment=Augment(flip=True, crop=4),
+    precision="bfloat16",
+)
+# Again from a high rate with less to hold it back, then the average over many epochs of a rate that
+# does not fall, then down again: what 78,186 weights learn of compressed images goes on for long.
+_LATER = {"weight_decay": 1e-4, "augment": Augment(flip=True, crop=2)}
+PHASES = (
+    FIRST,
+    FIRST.model_copy(update={**_LATER, "epochs": 30, "learning_rate": 0.05, "warmup_epochs": 1}),
+    FIRST.model_copy(
+        update={
+            **_LATER,
+            "epochs": 25,
+            "learning_rate": 0.03,
+            "warmup_epochs": 1,
+            "schedule": "constant",
+            "ema": 0.9998,
+        }
+    ),
+    FIRST.model_copy(
+        update={**_LATER, "epochs": 14, "learning_rate": 0.03, "warmup_epochs": 0, "ema": 0.999}
+    ),
+)
+# The seed of the order of examples in all phases but the first.
+LATER_ORDER = 11
 
 
 def main() -> int:
@@ -42,43 +79,57 @@ def main() -> int:
     for folder in (options.out, options.checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
     for name in options.names:
-        _train(name, options.out, options.checkpoints / f"{name}.pt")
+        _train(name, options.out, options.checkpoints)
     return 0
 
 
-def _train(name: str, out: Path, checkpoint: Path) -> None:
+def _train(name: str, out: Path, checkpoints: Path) -> None:
     data = load(DATA, validation=VALIDATION, seed=0)
-    settings = training()
+    inputs, labels = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
     with deterministic(named_seed(0, name, "init")):
         module = MODELS.get(MODEL)(data.input_shape, data.classes)
-    start = time.perf_counter()
-
-    def on_epoch(done: int, total: int, loss: float) -> None:
-        seconds = time.perf_counter() - start
-        print(f"{name}: epoch {done} of {total}, loss {loss:.4f}, {seconds:.0f} s", flush=True)
-
-    fit(
-        module,
-        torch.from_numpy(data.train_x),
-        cross_entropy(torch.from_numpy(data.train_y)),
-        settings,
-        seed=named_seed(0, name, "order"),
-        what=name,
-        on_epoch=on_epoch,
-        checkpoint=checkpoint,
-    )
+    for number, settings in enumerate(PHASES):
+        what = f"{name}-{number}"
+        after = checkpoints / f"{what}.safetensors"
+        if not after.is_file():
+            fit(
+                module,
+                inputs,
+                cross_entropy(labels),
+                settings,
+                seed=LATER_ORDER if number else named_seed(0, name, "order"),
+                what=what,
+                on_epoch=_told(what),
+                checkpoint=checkpoints / f"{what}.pt",
+            )
+            save_model(module, str(after))
+        load_model(module, str(after))
     save_model(module, str(out / f"{name}.safetensors"))
     export_onnx(module, data.test_x[:64], out / f"{name}.onnx", opset=OPSET)
-    answers = predict(module, torch.from_numpy(data.test_x)).argmax(1).numpy()
     record = {
         "name": name,
         "model": MODEL,
-        "training": settings.model_dump(mode="json"),
-        "test_accuracy": float((answers == data.test_y).mean()),
-        "seconds": time.perf_counter() - start,
+        "phases": [phase.model_dump(mode="json", exclude_defaults=True) for phase in PHASES],
+        "validation_accuracy": _accuracy(module, data.validation_x, data.validation_y),
+        "test_accuracy": _accuracy(module, data.test_x, data.test_y),
     }
-    (out / f"{name}.json").write_text(json.dumps(record, indent=1))
+    (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"{name}: test accuracy {record['test_accuracy']:.4f}", flush=True)
+
+
+def _told(what: str) -> OnEpoch:
+    start = time.perf_counter()
+
+    def told(done: int, total: int, loss: float) -> None:
+        seconds = time.perf_counter() - start
+        print(f"{what}: epoch {done} of {total}, loss {loss:.4f}, {seconds:.0f} s", flush=True)
+
+    return told
+
+
+def _accuracy(module: nn.Module, inputs: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    answers = predict(module, torch.from_numpy(np.ascontiguousarray(inputs))).argmax(1).numpy()
+    return float((answers == labels).mean())
 
 
 if __name__ == "__main__":
