@@ -15,6 +15,8 @@ from typing import Any
 from benchmarks.compression.claims import claims
 from edgebench.records import RunRecord, Variant
 
+# What of a processor decides how fast integers are.
+TELLING = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "asimddp", "i8mm")
 BESIDE = Path("side-by-side.json")
 OTHERS = Path("others/others.json")
 HEAD = """# What the techniques reach on MNIST and CIFAR-10
@@ -116,7 +118,9 @@ def _side_by_side(beside: dict[str, Any], others: dict[str, Any] | None) -> list
 def _circumstances(run: RunRecord) -> list[str]:
     identity = run.device.get("identity", {})
     versions = ", ".join(f"{n} {v}" for n, v in run.versions.items())
-    return [f"{run.created}, {identity.get('cpu', 'unknown processor')}; {versions}."]
+    flags = ", ".join(f for f in identity.get("cpu_flags", []) if f in TELLING)
+    machine = f"{identity.get('cores')} cores of {identity.get('cpu_model')} ({flags})"
+    return [f"{run.created[:10]}, {machine}, grade {run.device.get('grade')}; {versions}."]
 
 
 def _point(variant: Variant, name: str, form: str) -> str:
