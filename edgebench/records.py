@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 RUN_SCHEMA: Literal["edgebench.run/1"] = "edgebench.run/1"
 BUILD_SCHEMA: Literal["edgebench.build/1"] = "edgebench.build/1"
 
+# A note of a built variant that starts so is a warning, and stands among those of the run.
+WARNING = "warning: "
+
 # For records whose JSON has the key "schema", which pydantic keeps for itself.
 ALIASED = ConfigDict(
     frozen=True,

@@ -7,6 +7,7 @@ In a chain of `search.chains`, any option's value may be `{choose: [a, b, …]}`
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -18,6 +19,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from edgebench.hashing import named_seed
 
 Number = Annotated[float, Field(allow_inf_nan=False)] | int
 
@@ -95,6 +98,8 @@ Open = Choice | Interval
 # Asked with a name and what is open: the value to try.
 Suggest = Callable[[str, Open], Any]
 Chain = list[dict[str, Any]]
+# How often the others of an open value are drawn before no chain is said to hold it.
+RANDOM_FILLS = 200
 OPTIONAL = "optional"
 CHAIN = "chain"
 
@@ -141,25 +146,20 @@ class Search(_Part):
         name = str(suggest(CHAIN, Choice(choose=list(names)))) if len(names) > 1 else names[0]
         return name, fill(name, self.chains[name], suggest)
 
-    def examples(self) -> Iterator[tuple[str, list[Chain]]]:
+    def examples(self, seed: int) -> Iterator[tuple[str, Iterator[Chain]]]:
         """For every value that may be drawn: its chain's name, and chains that hold it.
 
         A value that makes all of its chains impossible is wrong; of those with an interval, both
-        ends and one between are taken. All other values are each chain's first, or their last.
+        ends and one between are taken. All other values are each chain's first, then their last,
+        then drawn: `RANDOM_FILLS` times, the same for the same `seed`.
         """
         for name, steps in self.chains.items():
             spaces = opened(name, steps)
             if not spaces:
-                yield name, [fill(name, steps, _first)]
+                yield name, iter([fill(name, steps, _first)])
             for place, space in spaces.items():
                 for value in space.examples():
-                    yield (
-                        name,
-                        [
-                            fill(name, steps, _with(place, value, others))
-                            for others in (_first, _last)
-                        ],
-                    )
+                    yield name, _holding(name, steps, place, value, seed)
 
     def drawn_words(self, name: str, drawn: dict[str, Any]) -> list[tuple[str, Any]]:
         """What was drawn for a chain, for people: the option's name, and its value.
@@ -218,6 +218,19 @@ def _first(place: str, space: Open) -> Any:
 def _last(place: str, space: Open) -> Any:
     # A step that is left out would hide what is wrong with its values.
     return True if place.endswith("?") else space.examples()[-1]
+
+
+def _holding(name: str, steps: Chain, place: str, value: Any, seed: int) -> Iterator[Chain]:
+    """Chains that hold a value at a place."""
+    rng = random.Random(named_seed(seed, f"search/{place}"))  # noqa: S311 - no secret
+
+    def drawn(at: str, space: Open) -> Any:
+        # A step that is left out would hold nothing.
+        kept = at.endswith("?") and place.startswith(f"{at[:-1]}.")
+        return True if kept else rng.choice(space.examples())
+
+    for others in (_first, _last, *[drawn] * RANDOM_FILLS):
+        yield fill(name, steps, _with(place, value, others))
 
 
 def _with(place: str, value: Any, others: Suggest) -> Suggest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -42,6 +42,16 @@ class Augment(_Part):
     def nothing(self) -> bool:
         """Whether images stay as they are."""
         return not self.flip and not self.crop and self.jitter is None
+
+
+# What only one schedule or optimizer looks at.
+_ONLY_FOR = {
+    "final_learning_rate": ("schedule", "cosine"),
+    "milestones": ("schedule", "multi-step"),
+    "decay": ("schedule", "multi-step"),
+    "momentum": ("optimizer", "sgd"),
+    "nesterov": ("optimizer", "sgd"),
+}
 
 
 class Training(_Part):
@@ -94,8 +104,10 @@ class Training(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Training:
-        if self.milestones and self.schedule != "multi-step":
-            raise ValueError("milestones need 'schedule: multi-step'")
+        for name, (key, wanted) in _ONLY_FOR.items():
+            if getattr(self, key) != wanted and getattr(self, name) != _default(name):
+                needs = "need" if name == "milestones" else "needs"
+                raise ValueError(f"{name} {needs} '{key}: {wanted}'")
         if self.schedule == "multi-step" and not self.milestones:
             raise ValueError("'schedule: multi-step' needs milestones, e.g. [60, 80]")
         if self.milestones and self.milestones[-1] >= self.epochs:
@@ -111,9 +123,20 @@ class Training(_Part):
                 f"final_learning_rate {self.final_learning_rate:g} is above learning_rate "
                 f"{self.learning_rate:g}"
             )
-        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
-            raise ValueError("nesterov needs 'optimizer: sgd' with a momentum")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
         return self
+
+    def changed(self, **changes: Any) -> Training:
+        """The same training with other values, and without what those make no use of.
+
+        Raises pydantic's ValidationError for what no recipe may ask for.
+        """
+        values = {**self.model_dump(), **changes}
+        for name, (key, wanted) in _ONLY_FOR.items():
+            if values[key] != wanted:
+                values[name] = _default(name)
+        return Training.model_validate(values)
 
     def shortened(self, epochs: int, learning_rate: float) -> Training:
         """The same training for another number of epochs, its rate along one cosine.
@@ -121,12 +144,14 @@ class Training(_Part):
         For training on, where warm-up and the milestones of the first training make no sense.
         Raises pydantic's ValidationError for epochs or a rate that no recipe may ask for.
         """
-        changes = {
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "schedule": "cosine",
-            "warmup_epochs": 0.0,
-            "final_learning_rate": 0.0,
-            "milestones": [],
-        }
-        return Training.model_validate({**self.model_dump(), **changes})
+        return self.changed(
+            epochs=epochs,
+            learning_rate=learning_rate,
+            schedule="cosine",
+            warmup_epochs=0.0,
+            final_learning_rate=0.0,
+        )
+
+
+def _default(name: str) -> Any:
+    return Training.model_fields[name].get_default(call_default_factory=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 from pydantic import ValidationError
 
@@ -138,7 +140,7 @@ def test_wrong_settings(more):
 
 
 def test_examples_hold_every_value_once_with_the_first_and_with_the_last_of_the_others():
-    found = list(search().examples())
+    found = [(name, list(islice(chains, 2))) for name, chains in search().examples(0)]
     assert {name for name, _ in found} == {"a"}
     ratios = [[chain[0]["ratio"] for chain in chains] for _, chains in found[:3]]
     assert ratios[0] == [0.1, 0.1]
@@ -151,7 +153,29 @@ def test_examples_hold_every_value_once_with_the_first_and_with_the_last_of_the_
 
 
 def test_a_chain_without_open_values_is_its_own_example():
-    assert list(search([{"technique": "cast"}]).examples()) == [("a", [[{"technique": "cast"}]])]
+    [(name, chains)] = search([{"technique": "cast"}]).examples(0)
+    assert (name, list(chains)) == ("a", [[{"technique": "cast"}]])
+
+
+def test_further_examples_of_a_value_are_drawn_with_it():
+    steps = [
+        {"technique": "distill", "loss": {"choose": [1, 2, 3]}, "dkd": {"choose": [None, 4]}},
+        {"technique": "cast", "optional": True, "dtype": {"choose": ["fp16", "bf16"]}},
+        {"technique": "ptq", "optional": True},
+    ]
+
+    def drawn(seed):
+        examples = [list(chains) for _, chains in search(steps).examples(seed)]
+        of_dkd, of_dtype = examples[4], examples[7]
+        assert all(chain[0]["dkd"] == 4 for chain in of_dkd)
+        assert {chain[0]["loss"] for chain in of_dkd} == {1, 2, 3}
+        # Every chain has the step that holds the value; others are left out at times.
+        assert all(chain[1]["dtype"] == "fp16" for chain in of_dtype)
+        assert {len(chain) for chain in of_dtype} == {2, 3}
+        return examples
+
+    assert drawn(0) == drawn(0)
+    assert drawn(0) != drawn(1)
 
 
 def test_what_was_drawn_in_words():

@@ -41,10 +41,20 @@ STEPS = {"schedule": "multi-step", "epochs": 90, "milestones": [60, 80]}
             {"learning_rate": 0.01, "final_learning_rate": 0.1},
             "final_learning_rate 0.1 is above learning_rate 0.01",
         ),
-        ({"nesterov": True}, "nesterov needs 'optimizer: sgd' with a momentum"),
+        (
+            {"schedule": "constant", "final_learning_rate": 1e-5},
+            "final_learning_rate needs 'schedule: cosine'",
+        ),
+        ({**STEPS, "final_learning_rate": 1e-5}, "final_learning_rate needs 'schedule: cosine'"),
+        ({"decay": 0.5}, "decay needs 'schedule: multi-step'"),
+        ({"schedule": "constant", "decay": 0.5}, "decay needs 'schedule: multi-step'"),
+        ({"momentum": 0.5}, "momentum needs 'optimizer: sgd'"),
+        ({"momentum": 0.5, "optimizer": "adamax"}, "momentum needs 'optimizer: sgd'"),
+        ({"momentum": 0.95, "optimizer": "adamw"}, "momentum needs 'optimizer: sgd'"),
+        ({"nesterov": True}, "nesterov needs 'optimizer: sgd'"),
         (
             {"nesterov": True, "optimizer": "sgd", "momentum": 0},
-            "nesterov needs 'optimizer: sgd' with a momentum",
+            "nesterov needs a momentum above 0",
         ),
         (
             {"augment": {"jitter": {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}}},
@@ -96,6 +106,17 @@ def recipe(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_a_default_may_be_written_out_where_it_has_no_effect() -> None:
+    Training(momentum=0.9, decay=0.2, final_learning_rate=0, milestones=[], nesterov=False)
+
+
+def test_what_is_changed_keeps_nothing_that_the_change_makes_no_use_of() -> None:
+    first = Training.model_validate({**STEPS, "decay": 0.5, "optimizer": "sgd", "momentum": 0.8})
+    plain = first.changed(schedule="constant", optimizer="adam")
+    assert plain == Training(epochs=90, schedule="constant")
+    assert first.changed(weight_decay=0.1).decay == 0.5
+
+
 def test_fewer_epochs_than_milestones_are_refused_on_the_command_line_too(recipe: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(recipe, settings=["training.epochs=10"])
@@ -110,6 +131,7 @@ def test_what_is_shortened_follows_one_cosine() -> None:
     first = Training.model_validate(
         {
             **STEPS,
+            "decay": 0.5,
             "warmup_epochs": 5,
             "optimizer": "sgd",
             "nesterov": True,
@@ -123,7 +145,7 @@ def test_what_is_shortened_follows_one_cosine() -> None:
         }
     )
     short = first.shortened(7, 0.002)
-    changed = {"epochs", "learning_rate", "schedule", "warmup_epochs", "milestones"}
+    changed = {"epochs", "learning_rate", "schedule", "warmup_epochs", "milestones", "decay"}
     assert (short.epochs, short.learning_rate, short.schedule) == (7, 0.002, "cosine")
     assert (short.warmup_epochs, short.final_learning_rate, short.milestones) == (0.0, 0.0, [])
     assert short.model_dump(exclude=changed) == first.model_dump(exclude=changed)

@@ -34,7 +34,8 @@ class Arrays:
 
     `names` are the inputs', and `train_inputs`, `test_inputs` and `validation_inputs` follow their
     order; `validation_inputs` are held out of training and may hold no example. `fingerprint` is a
-    sha256 over names and content.
+    sha256 over names and content. `labels_given`: the file had an array `labels`, which is not
+    read.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Arrays:
     validation_inputs: tuple[Array, ...]
     source: str
     fingerprint: str
+    labels_given: bool = False
 
     @property
     def classes(self) -> int:
@@ -170,6 +172,7 @@ def load_arrays(
         validation_inputs=tuple(third[name] for name in names),
         source=f"arrays in {spec}{unread}",
         fingerprint=digest,
+        labels_given=LABELS in found,
     )
 
 

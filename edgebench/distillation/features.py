@@ -163,7 +163,8 @@ def _tap(
 ) -> torch.utils.hooks.RemovableHandle:
     # Functions, not methods: a copy of the module (averaged weights) then shares them as they are.
     def keep(_: nn.Module, given: Any, answer: Any) -> None:
-        held[place] = given[0] if place.given else answer
+        # What comes next may change the tensor in place.
+        held[place] = (given[0] if place.given else answer).clone()
 
     return module.get_submodule(place.layer).register_forward_hook(keep)
 

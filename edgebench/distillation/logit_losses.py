@@ -16,10 +16,12 @@ def soft_cross_entropy(
     temperature: float,
     alpha: float,
     probabilities: bool = False,
+    smoothing: float = 0.0,
 ) -> Loss:
     """The loss (1 − α)·H(labels, student) + α·H(teacher_T, student_T), without a factor T².
 
-    H is the cross-entropy in nats, averaged over the batch; both answers [B, C] are softened by T.
+    H is the cross-entropy in nats, averaged over the batch; both answers [B, C] are softened by T,
+    and `smoothing` of each label is given to all classes alike.
     It differs from the KL divergence, the teacher first, by the entropy of the teacher's answers,
     which has no gradient. Source: "Knowledge Distillation: the Functional Perspective".
     """
@@ -27,7 +29,8 @@ def soft_cross_entropy(
     def loss(answer: torch.Tensor, batch: Batch) -> torch.Tensor:
         logits = as_logits(answer, probabilities)
         soft = F.cross_entropy(logits / temperature, (teacher(batch) / temperature).softmax(1))
-        hard = F.cross_entropy(logits, labels.to(logits.device)[batch.chosen])
+        targets = labels.to(logits.device)[batch.chosen]
+        hard = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         return torch.add((1 - alpha) * hard, soft, alpha=alpha)
 
     return loss
@@ -39,7 +42,8 @@ class DecoupledLoss(nn.Module):
     Both are KL divergences in nats, the teacher first, of answers softened by T: TCKD of the target
     class against all others, NCKD of the other classes among themselves. KL(teacher_T ‖ student_T)
     is TCKD + (1 − p)·NCKD, with p the teacher's probability of the target. w rises linearly from
-    1/`warmup_epochs` in the first epoch to 1. Source: Zhao et al., "Decoupled Knowledge
+    1/`warmup_epochs` in the first epoch to 1; `smoothing` of each label is given to all classes
+    alike. Source: Zhao et al., "Decoupled Knowledge
     Distillation", 2022.
     """
 
@@ -56,12 +60,14 @@ class DecoupledLoss(nn.Module):
         beta: float,
         warmup_epochs: int = 0,
         probabilities: bool = False,
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.teacher = teacher
         self.temperature, self.alpha, self.beta = temperature, alpha, beta
         self.warmup_epochs = warmup_epochs
         self.probabilities = probabilities
+        self.smoothing = smoothing
         self.register_buffer("labels", labels, persistent=False)
         # A buffer: a training that was killed goes on with the weight it had.
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))
@@ -79,7 +85,8 @@ class DecoupledLoss(nn.Module):
         )
         parts = self.alpha * target_part + self.beta * other_part
         weight = self.temperature**2 * self._rise()
-        return F.cross_entropy(logits, target) + weight * parts.mean()
+        hard = F.cross_entropy(logits, target, label_smoothing=self.smoothing)
+        return hard + weight * parts.mean()
 
     def _rise(self) -> torch.Tensor | float:
         if not self.warmup_epochs:

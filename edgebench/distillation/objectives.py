@@ -24,6 +24,7 @@ from edgebench.distillation.settings import (
     CrdSettings,
     DkdSettings,
     HintSettings,
+    told_epochs,
 )
 from edgebench.errors import BuildError
 from edgebench.training.losses import Batch, Loss, Teacher, cross_entropy, distillation
@@ -35,13 +36,15 @@ FeatureSettings = HintSettings | AttentionSettings | CrdSettings
 class Objective:
     """A loss to minimise.
 
-    `beside`: its own layers, banks and counters. `epoch_done` is told of each epoch that is done,
-    `release` takes hooks off the student.
+    `beside`: its own layers, banks and counters. `rises`: by what factor it grows of itself while a
+    part of it is faded in. `epoch_done` is told of each epoch that is done, `release` takes hooks
+    off the student.
     """
 
     loss: Loss
     text: str
     beside: nn.Module | None = None
+    rises: float = 1.0
     notes: list[str] = field(default_factory=list)
     epoch_done: Callable[[int], None] = field(default=lambda _: None)
     release: Callable[[], None] = field(default=lambda: None)
@@ -49,12 +52,21 @@ class Objective:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the losses on answers share: labels [N], T, α, whether the student ends in a softmax."""
+    """What the losses on answers share: labels [N], T, α, whether the student ends in a softmax.
+
+    `smoothing`: the share of each label that is given to all classes alike.
+    """
 
     labels: torch.Tensor
     temperature: float
     alpha: float
     probabilities: bool
+    smoothing: float = 0.0
+
+    @property
+    def targets(self) -> str:
+        """The labels in words."""
+        return f"labels smoothed by {self.smoothing:g}" if self.smoothing else "labels"
 
     def smoothed(self, classes: int) -> Objective:
         """The labels alone, α of each given to all classes alike: the control without a teacher."""
@@ -74,10 +86,11 @@ class Answers:
             temperature=self.temperature,
             alpha=self.alpha,
             probabilities=self.probabilities,
+            smoothing=self.smoothing,
         )
         text = (
-            f"{1 - self.alpha:.3g}·CE(labels) + {self.alpha:.3g}·T²·KL(teacher ‖ student), both "
-            f"softened by T = {self.temperature:g}, in nats"
+            f"{1 - self.alpha:.3g}·CE({self.targets}) + {self.alpha:.3g}·T²·KL(teacher ‖ student), "
+            f"both softened by T = {self.temperature:g}, in nats"
         )
         return Objective(loss, text)
 
@@ -89,10 +102,11 @@ class Answers:
             temperature=self.temperature,
             alpha=self.alpha,
             probabilities=self.probabilities,
+            smoothing=self.smoothing,
         )
         text = (
-            f"{1 - self.alpha:.3g}·H(labels, student) + {self.alpha:.3g}·H(teacher, student), both "
-            f"softened by T = {self.temperature:g}, in nats, without T²"
+            f"{1 - self.alpha:.3g}·H({self.targets}, student) + {self.alpha:.3g}·H(teacher, "
+            f"student), both softened by T = {self.temperature:g}, in nats, without T²"
         )
         return Objective(loss, text)
 
@@ -106,13 +120,16 @@ class Answers:
             beta=how.beta,
             warmup_epochs=how.warmup_epochs,
             probabilities=self.probabilities,
+            smoothing=self.smoothing,
         )
-        rising = f", rising over {how.warmup_epochs} epochs" if how.warmup_epochs else ""
+        rising = f", rising over {told_epochs(how.warmup_epochs)}" if how.warmup_epochs else ""
         text = (
-            f"CE(labels) + T²·({how.alpha:g}·TCKD + {how.beta:g}·NCKD){rising}, each a "
+            f"CE({self.targets}) + T²·({how.alpha:g}·TCKD + {how.beta:g}·NCKD){rising}, each a "
             f"KL(teacher ‖ student) softened by T = {self.temperature:g}, in nats"
         )
-        return Objective(loss, text, beside=loss, epoch_done=loss.epoch_done)
+        return Objective(
+            loss, text, beside=loss, rises=max(1, how.warmup_epochs), epoch_done=loss.epoch_done
+        )
 
 
 @dataclass(frozen=True)
@@ -145,7 +162,7 @@ class Looked:
 
         text = f"{on_answers.text}, + {how.weight:g}·{name}"
         if not answers.alpha:
-            text = f"CE(labels) + {how.weight:g}·{name}"
+            text = f"CE({answers.targets}) + {how.weight:g}·{name}"
         named = ", ".join(f"{ours.place} from {theirs.place}" for ours, theirs in pairs)
         notes = [f"the student's layers learn from the teacher's: {named}"]
         if isinstance(term, ContrastiveLoss) and term.negatives < how.negatives:  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from edgebench.training_settings import Jitter, Training
+from edgebench.training_settings import Augment, Jitter, Training
 
 LossName = Literal["logits", "cross-entropy", "label-smoothing", "dkd", "hints", "attention", "crd"]
 TeacherName = Literal[
@@ -43,6 +43,8 @@ MEANT_FOR = {
     "assistants": {"assistant"},
     "jitter": {"jitter"},
 }
+# What paper 000 trained with, where a recipe may choose.
+PUBLISHED = {"batch_size": 64, "epochs": 25, "learning_rate": 1e-3}
 
 
 class _Part(BaseModel):
@@ -206,4 +208,32 @@ def adapted(
         }
         if training.schedule == "multi-step" and not changes["milestones"]:
             changes["schedule"] = "constant"
-    return Training.model_validate({**training.model_dump(), **changes})
+    return training.changed(**changes)
+
+
+def told_epochs(count: int) -> str:
+    """A number of epochs in words."""
+    return "1 epoch" if count == 1 else f"{count} epochs"
+
+
+def published_training(training: Training) -> Training:
+    """A training as paper 000 ran its students': Adamax at one rate, and nothing beside it."""
+    return training.changed(
+        optimizer="adamax",
+        weight_decay=0.0,
+        label_smoothing=0.0,
+        schedule="constant",
+        warmup_epochs=0.0,
+        ema=None,
+        augment=Augment(),
+    )
+
+
+def departures(training: Training) -> list[str]:
+    """A note where a training differs from paper 000's in what a recipe chooses."""
+    others = [name for name, value in PUBLISHED.items() if getattr(training, name) != value]
+    if not others:
+        return []
+    here = ", ".join(f"{name} {getattr(training, name):g}" for name in others)
+    there = ", ".join(f"{name} {PUBLISHED[name]:g}" for name in others)
+    return [f"trained with {here}, where paper 000 had {there}"]

@@ -13,10 +13,11 @@ from torch import nn
 
 from edgebench.distillation.noise import NOISES, fixed_teacher, noise_logits
 from edgebench.distillation.objectives import Objective
-from edgebench.distillation.settings import TeacherSettings, adapted
+from edgebench.distillation.settings import TeacherSettings, adapted, told_epochs
 from edgebench.errors import BuildError, ModelError
 from edgebench.metrics.base import looks_like_probabilities
 from edgebench.models.source import check_classifier, find_model, load_weights
+from edgebench.records import WARNING
 from edgebench.training.loop import OnEpoch, deterministic, fit, naming, predict
 from edgebench.training.losses import Batch, Teacher, cross_entropy, network_teacher
 from edgebench.training_settings import Jitter, Training
@@ -75,6 +76,7 @@ class Trainer:
                 what=what,
                 on_epoch=on_epoch,
                 beside=objective.beside,
+                rises=objective.rises,
                 checkpoint=self.checkpoint(f"distill/{purpose}"),
             )
         finally:
@@ -102,13 +104,13 @@ class Tutor:
     """A teacher and what is known of it.
 
     `network`: what it computes can be looked into; None for an ensemble and for noise.
-    `parameters`: of all its networks together; None for noise.
+    `sizes`: the parameters of each of its networks; noise has none.
     """
 
     answers: Teacher
     network: nn.Module | None = None
     probabilities: bool = False
-    parameters: int | None = None
+    sizes: tuple[int, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -162,7 +164,7 @@ def network_tutor(network: nn.Module, trainer: Trainer) -> Tutor:
         network_teacher(network, trainer.x, probabilities=probabilities),
         network,
         probabilities,
-        count(network),
+        (count(network),),
     )
 
 
@@ -187,10 +189,11 @@ def ensemble(like: Architecture, members: int) -> Tutor:
 
     return Tutor(
         teach,
-        parameters=sum(tutor.parameters or 0 for tutor in tutors),
+        sizes=tuple(size for tutor in tutors for size in tutor.sizes),
         notes=[
             f"the teacher is base and {members - 1} more of its architecture, trained for "
-            f"{settings.epochs} epochs from other seeds; it answers with the mean of their logits"
+            f"{told_epochs(settings.epochs)} from other seeds; it answers with the mean of their "
+            "logits"
         ],
     )
 
@@ -222,7 +225,7 @@ def assistants(like: Architecture, widths: Sequence[float], objective_of: Object
         f"the teacher is the last of a chain of {chain} parameters, each taught by the one before"
     )
     if any(after >= before for before, after in pairwise(sizes)):
-        note = f"warning: {note}: the chain does not get smaller"
+        note = f"{WARNING}{note}: the chain does not get smaller"
     tutor.notes.append(note)
     return tutor
 
@@ -240,8 +243,8 @@ def jittered(like: Architecture, how: Jitter) -> Tutor:
     tutor = network_tutor(module, trainer)
     strengths = ", ".join(f"{name} {value:g}" for name, value in how.model_dump().items())
     tutor.notes.append(
-        f"the teacher is of base's architecture, trained for {settings.epochs} epochs with colour "
-        f"jitter ({strengths})"
+        f"the teacher is of base's architecture, trained for {told_epochs(settings.epochs)} with "
+        f"colour jitter ({strengths})"
     )
     return tutor
 
@@ -262,7 +265,7 @@ def _named_network(how: TeacherSettings, trainer: Trainer, settings: Training) -
         learnt = f"with the weights of {source.weights.name}"
     else:
         trainer.train_on_labels(module, "teacher", f"the teacher '{how.model}'", settings)
-        learnt = f"trained for {settings.epochs} epochs"
+        learnt = f"trained for {told_epochs(settings.epochs)}"
     tutor = network_tutor(module.eval(), trainer)
     tutor.notes.append(f"the teacher is '{how.model}', {learnt}")
     return tutor

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from edgebench.agent.runtimes.onnxruntime import plain_message
 from edgebench.errors import BuildError, one_line
+from edgebench.exporters.failure import BATCH_HINT, BATCH_TAKEN, explained
 from edgebench.exporters.onnx_answers import (
     Examples,
     arrays_of,
@@ -35,8 +36,9 @@ OUTPUT_NAME = "logits"
 # Of the answers' spread: float models differ by rounding alone.
 FLOAT_TOLERANCE = 1e-3
 
-# Torch colours some of its messages for a terminal.
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Where torch's exporter says which module an operator comes from, as a list of names.
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+NAME = re.compile(r"'([^']*)'")
 
 
 def export_onnx(module: nn.Module, examples: Examples, destination: Path, *, opset: int) -> str:
@@ -49,20 +51,37 @@ def export_onnx(module: nn.Module, examples: Examples, destination: Path, *, ops
     Raises
     ------
     BuildError
-        The module cannot be exported, another opset came out, or the answers differ.
+        The module cannot be exported, another opset came out, the answers differ, or none of the
+        layers that should is an integer kernel.
+    """
+    import torch
+
+    from edgebench.quantization.fake_quant import activation_quantizers
+
+    write_onnx(module, examples, destination, opset=opset)
+    quantizers = activation_quantizers(module)
+    seen = check_parity(module, destination, examples, quantized=bool(quantizers))
+    # What is symmetric is for TensorRT, whose kernels cannot be counted on this host.
+    if quantizers and not quantizers[0].grid.symmetric:
+        from edgebench.quantization.static_int8 import describe_kernels
+
+        unsigned = quantizers[0].grid.dtype == torch.uint8
+        return f"{seen}; {describe_kernels(destination, unsigned=unsigned)}"
+    return seen
+
+
+def write_onnx(module: nn.Module, examples: Examples, destination: Path, *, opset: int) -> None:
+    """`export_onnx` without the comparison: of a network that is not trained it would say little.
+
+    Raises BuildError where the module cannot be exported, or another opset came out.
     """
     import onnx
     import torch
 
-    from edgebench.quantization.fake_quant import (
-        activation_quantizers,
-        prepare_for_export,
-        quantized_layers,
-    )
+    from edgebench.quantization.fake_quant import prepare_for_export, quantized_layers
     from edgebench.quantization.int4 import INT4_OPSET
 
     module = module.eval()
-    quantizers = activation_quantizers(module)
     if any(layer.bits == 4 for layer in quantized_layers(module)) and opset < INT4_OPSET:
         raise BuildError(
             f"4-bit weights need opset {INT4_OPSET}, and the target asks for {opset}",
@@ -106,10 +125,7 @@ def export_onnx(module: nn.Module, examples: Examples, destination: Path, *, ops
         if isinstance(cause, OSError) and cause.errno is not None:
             # A full disk is no fault of the model.
             raise cause from None
-        raise BuildError(
-            f"the model cannot be exported to ONNX: {type(cause).__name__}: "
-            f"{one_line(COLOUR.sub('', str(cause)).strip().split(chr(10))[0], 240)}"
-        ) from error
+        raise explained(cause, "to ONNX") from error
     finally:
         logging.disable(logged)
     model = onnx.load(destination)
@@ -119,10 +135,47 @@ def export_onnx(module: nn.Module, examples: Examples, destination: Path, *, ops
             f"torch wrote opset {written} where the target asks for {opset}",
             hint=f"set 'opset: {written}' in the target, if its runtime reads it",
         )
+    # Torch says nothing where a size that the code fixes is the batch.
+    first = [size for entry in model.graph.input for size in entry.type.tensor_type.shape.dim[:1]]
+    if any(size.dim_value for size in first):
+        raise BuildError(f"the model cannot be exported to ONNX: {BATCH_TAKEN}", hint=BATCH_HINT)
+    _name_weights(model, traced)
     strip_metadata(model)
     _compact(model, module)
     onnx.save(model, destination)
-    return check_parity(module, destination, examples, quantized=bool(quantizers))
+
+
+def _name_weights(model: onnx.ModelProto, module: nn.Module) -> None:
+    """Call the weight of a dense layer MODULE.weight where torch transposed and renamed it.
+
+    It does so for inputs of more than two axes. Names are what `exclude` finds layers by.
+    """
+    from edgebench.quantization.onnx_graph import unused, uses_of
+
+    modules, parameters = dict(module.named_modules()), dict(module.named_parameters())
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    declared = {value.name: value for value in model.graph.value_info}
+    uses = uses_of(model.graph)
+    for node in model.graph.node:
+        if node.op_type not in {"MatMul", "Gemm"} or node.input[1] not in tensors:
+            continue
+        old = node.input[1]
+        # From the whole module to the layer, and the operation in it.
+        scopes = [NAME.findall(p.value) for p in node.metadata_props if p.key == NAME_SCOPES]
+        layer = scopes[0][-2] if scopes and len(scopes[0]) > 1 else ""
+        name = f"{layer}.weight"
+        inner = any(user is None for user, _ in uses[old])
+        if not layer or layer not in modules or old in parameters or inner:
+            continue
+        if unused(name, model) != name:
+            continue
+        tensors[old].name = name
+        tensors[name] = tensors.pop(old)
+        if old in declared:
+            declared[old].name = name
+        for user, place in uses[old]:
+            assert user is not None  # noqa: S101 - `inner` said so
+            user.input[place] = name
 
 
 def _compact(model: onnx.ModelProto, module: nn.Module) -> None:

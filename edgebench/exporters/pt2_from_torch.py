@@ -8,6 +8,7 @@ import logging
 import math
 import tempfile
 import warnings
+from contextlib import redirect_stderr
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ import numpy as np
 from edgebench.agent.errors import ModelFailedError
 from edgebench.agent.runtimes.pt2_archive import WEIGHTS, clean_archive, read_parts
 from edgebench.agent.runtimes.torch import Torch
-from edgebench.errors import BuildError, one_line
+from edgebench.errors import BuildError
+from edgebench.exporters.failure import explained
 from edgebench.exporters.onnx_answers import Examples, arrays_of
 from edgebench.exporters.parity import largest_gap_of_all
 from edgebench.models.calling import answers
@@ -44,15 +46,28 @@ def export_pt2(module: nn.Module, examples: Examples, destination: Path) -> str:
     BuildError
         The module cannot be exported, or the file answers otherwise than the module.
     """
+    from edgebench.quantization.fake_quant import is_quantized, quantized_layers
+
+    write_pt2(module, examples, destination)
+    seen = _check_parity(module, destination, examples, quantized=is_quantized(module))
+    if any(layer.bits == 4 for layer in quantized_layers(module)):
+        return f"{seen}; 4-bit weights take a byte each"
+    return seen
+
+
+def write_pt2(module: nn.Module, examples: Examples, destination: Path) -> None:
+    """`export_pt2` without the comparison: of a network that is not trained it would say little.
+
+    Raises BuildError where the module cannot be exported.
+    """
     import torch
 
     from edgebench.quantization.fake_quant import is_quantized, prepare_for_export
 
     module = module.eval()
-    quantized = is_quantized(module)
     traced = deepcopy(module)
     prepare_for_export(traced)
-    if quantized:
+    if is_quantized(module):
         _drop_float_weights(traced)
     # Two examples: a batch of one would be taken for a constant.
     example = tuple(torch.from_numpy(array[:2]) for array in arrays_of(examples))
@@ -60,7 +75,8 @@ def export_pt2(module: nn.Module, examples: Examples, destination: Path) -> str:
     logged = logging.root.manager.disable
     buffer = io.BytesIO()
     try:
-        with warnings.catch_warnings():
+        # The exporter writes the graphs it gave up on to standard error.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             logging.disable(logging.CRITICAL)
             program = torch.export.export(
@@ -68,10 +84,7 @@ def export_pt2(module: nn.Module, examples: Examples, destination: Path) -> str:
             )
             torch.export.save(program, buffer)
     except Exception as error:
-        raise BuildError(
-            "the model cannot be exported with torch.export: "
-            f"{one_line(f'{type(error).__name__}: {error}', 200)}"
-        ) from error
+        raise explained(error, "with torch.export") from error
     finally:
         logging.disable(logged)
     with tempfile.TemporaryDirectory(prefix="edgebench-pt2-") as folder:
@@ -82,7 +95,6 @@ def export_pt2(module: nn.Module, examples: Examples, destination: Path) -> str:
         except ModelFailedError as error:
             raise BuildError(f"the model's program has no plain form: {error}") from error
     destination.write_bytes(cleaned)
-    return _check_parity(module, destination, examples, quantized=quantized)
 
 
 def _drop_float_weights(module: nn.Module) -> None:

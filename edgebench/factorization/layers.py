@@ -1,9 +1,9 @@
-"""Find the layers of a module that can be factorized, count their work, and replace them."""
+"""Find the layers of a module that can be factorized, where they work, and replace them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,23 +13,42 @@ from torch.nn.utils import skip_init
 from edgebench.errors import BuildError, one_line
 from edgebench.factorization.base import Ranks, Use
 from edgebench.models.calling import Inputs, as_inputs
+from edgebench.models.costs import called_part_by_part
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-COUNTED = (*CONVOLUTIONS, nn.Linear)
+FACTORIZED = (nn.Conv2d, nn.Linear)
 
 
-def watched(module: nn.Module, example: Inputs, see: Callable[[nn.Module, Any, Any], None]) -> None:
-    """Run `module` once on `example` [N, ...], and let `see` know each call of a counted layer."""
+def uses(module: nn.Module, example: Inputs) -> dict[nn.Module, Use]:
+    """Where each 2-D convolution and dense layer works, for one example of `example` [N, ...].
 
-    def hook(layer: nn.Module, inputs: tuple[Any, ...], answer: Any) -> None:
-        see(layer, inputs[0], answer)
+    Those that never run are not in it. A layer whose weight is read without calling it does not
+    run, and cannot be replaced. Raises BuildError where the model cannot be run.
+    """
+    found: dict[nn.Module, Use] = {}
+    count = len(as_inputs(example)[0])
+
+    def see(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], answer: Any) -> None:
+        given: torch.Tensor = [*args, *named.values()][0]
+        use = found.setdefault(layer, Use())
+        if isinstance(layer, nn.Linear):
+            vectors = answer.numel() // answer.shape[-1] // count
+            use.inputs += vectors
+            use.outputs += vectors
+        else:
+            # Not height × width: a model may fold part of an example into the batch.
+            rows = answer.numel() // answer.shape[-3] // answer.shape[-1]
+            use.inputs += given.numel() // given.shape[-3] // count
+            use.outputs += rows * answer.shape[-1] // count
+            use.between += rows * given.shape[-1] // count
 
     training = {part: part.training for part in module.modules()}
     hooks = [
-        part.register_forward_hook(hook) for part in module.modules() if isinstance(part, COUNTED)
+        part.register_forward_hook(see, with_kwargs=True)
+        for part in module.modules()
+        if isinstance(part, FACTORIZED)
     ]
     try:
-        with torch.no_grad():
+        with called_part_by_part(), torch.no_grad():
             module.eval()(*as_inputs(example))
     except Exception as error:
         raise BuildError(
@@ -40,46 +59,35 @@ def watched(module: nn.Module, example: Inputs, see: Callable[[nn.Module, Any, A
             one.remove()
         for part, before in training.items():
             part.training = before
-
-
-def count_macs(module: nn.Module, example: Inputs) -> int:
-    """Multiply-accumulates of one example in convolutions and dense layers, biases not counted."""
-    total, count = 0, len(as_inputs(example)[0])
-
-    def see(layer: nn.Module, _: Any, answer: torch.Tensor) -> None:
-        nonlocal total
-        weight = layer.weight
-        assert isinstance(weight, torch.Tensor)  # noqa: S101 - only such layers are watched
-        channels = answer.shape[1] if isinstance(layer, CONVOLUTIONS) else answer.shape[-1]
-        total += answer.numel() // channels // count * weight.numel()
-
-    watched(module, example, see)
-    return total
-
-
-def uses(module: nn.Module, example: Inputs) -> dict[nn.Module, Use]:
-    """Where each 2-D convolution and dense layer works; those that never run are not in it.
-
-    A layer whose weight is read without calling it does not run, and cannot be replaced.
-    """
-    found: dict[nn.Module, Use] = {}
-    count = len(as_inputs(example)[0])
-
-    def see(layer: nn.Module, given: torch.Tensor, answer: torch.Tensor) -> None:
-        if not isinstance(layer, (nn.Conv2d, nn.Linear)):
-            return
-        use = found.setdefault(layer, Use())
-        if isinstance(layer, nn.Linear):
-            vectors = answer.numel() // answer.shape[-1] // count
-            use.inputs += vectors
-            use.outputs += vectors
-        else:
-            use.inputs += given.shape[-2] * given.shape[-1]
-            use.outputs += answer.shape[-2] * answer.shape[-1]
-            use.between += answer.shape[-2] * given.shape[-1]
-
-    watched(module, example, see)
     return found
+
+
+def read_by_the_model(
+    module: nn.Module, layers: Mapping[str, nn.Module], example: Inputs
+) -> list[str]:
+    """Those of `layers` of which the model reads weights or sizes itself, as no chain has them.
+
+    torch's own transformer layers do so, in evaluation alone.
+    """
+    if _runs_without(module, list(layers.values()), example):
+        return []
+    return [name for name, one in layers.items() if not _runs_without(module, [one], example)]
+
+
+def _runs_without(module: nn.Module, layers: Sequence[nn.Module], example: Inputs) -> bool:
+    """Whether the model runs with each of these layers inside of a chain of one."""
+    chains = [nn.Sequential(layer) for layer in layers]
+    for layer, chain in zip(layers, chains, strict=True):
+        replace(module, layer, chain)
+    try:
+        with torch.no_grad():
+            module.eval()(*as_inputs(example))
+    except AttributeError:
+        return False
+    finally:
+        for layer, chain in zip(layers, chains, strict=True):
+            replace(module, chain, layer)
+    return True
 
 
 def why_not(layer: nn.Module, tied: Counter[int]) -> str | None:
@@ -190,7 +198,8 @@ def filled(chain: nn.Sequential, weights: list[torch.Tensor], layer: nn.Module) 
 
 def replace(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put `new` wherever `old` stands in `module`, under each of its names."""
-    for part in module.modules():
+    # Listed first: `new` may hold `old`, which is to stay there.
+    for part in list(module.modules()):
         # named_children gives a child once, whatever its names.
         for name, child in list(part._modules.items()):
             if child is old:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebench.agent.runtimes import RUNTIMES
 from edgebench.data import Arrays, Dataset
 from edgebench.errors import BuildError, EdgebenchError, StorageError, UsageError, one_line
 from edgebench.models.source import ModelSource, file_sha256
@@ -30,6 +29,7 @@ from edgebench.pipeline.built import (
     read_outcome,
     write_outcome,
 )
+from edgebench.pipeline.exporting import PARITY_EXAMPLES, Exporter
 from edgebench.pipeline.keys import Keys
 from edgebench.pipeline.networks import (
     Networks,
@@ -50,8 +50,6 @@ from edgebench.techniques.base import OnnxTechnique, Outcome, TorchTechnique
 
 if TYPE_CHECKING:
     from torch import nn
-
-PARITY_EXAMPLES = 64
 
 
 @dataclass
@@ -84,7 +82,8 @@ class Builder:
             None if self.device is None else self.device["fingerprint"],
         )
         self.bench = Workbench(self.store, self.progress)
-        self.format = RUNTIMES[self.target.runtime.name].suffix.lstrip(".")
+        self._exporter = Exporter(self.target, self.task)
+        self.format = self._exporter.format
         self._model = f"model.{self.format}"
         self._networks = Networks(self.recipe, self.source, self.task, self.keys, self.bench)
         self._surroundings = BuildContext(
@@ -95,9 +94,8 @@ class Builder:
             self._networks,
             self.device,
             self.probe,
-            self._write,
+            self._exporter,
             lambda: self.base().file or Path(),
-            f".{self.format}",
         )
 
     @property
@@ -117,6 +115,7 @@ class Builder:
             file = self._user_file("base", self.source.onnx_file, self.keys.network("base"))
             around.answer_base = answers_of_file(file)
             return self._built("base", file, notes=tuple(self.task.notes()))
+        self._try_export()
         module, notes = self._networks.trained("base")
         if not self.task.trains:
             self.keys = replace(self.keys, base=tensors_digest(module))
@@ -313,28 +312,30 @@ class Builder:
         made = self.bench.step(f"{variant}: {technique.name}", key, make)
         return made / self._model, read_outcome(made)
 
+    def _try_export(self) -> None:
+        """Export base with its first weights where it is still to be trained.
+
+        A model that cannot be exported is then told of in seconds, not after the training.
+        """
+        trained = self.source.weights is None and self.task.trains
+        if not trained or self.store.find(self.keys.network("base")) is not None:
+            return
+        self.bench.step(
+            "base: try the export",
+            self.keys.trial_export(self.format, self._exporter.opset),
+            lambda _: self._exporter.check(self._networks.fresh("base")),
+        )
+
     def _export(self, key: str, name: str, module: Callable[[], nn.Module]) -> tuple[Path, str]:
         def make(new: Path) -> None:
-            note = self._write(module(), new / self._model)
+            note = self._exporter.write(module(), new / self._model)
             (new / NOTES).write_text(json.dumps({"note": note}))
 
         made = self.bench.step(f"{name}: export", self._export_key(key), make)
         return made / self._model, json.loads((made / NOTES).read_text())["note"]
 
-    def _write(self, module: nn.Module, file: Path) -> str:
-        """Export a module in the format the target's runtime reads; what the check saw."""
-        from edgebench.exporters.onnx_from_torch import export_onnx
-        from edgebench.exporters.pt2_from_torch import export_pt2
-
-        examples = self.task.examples(PARITY_EXAMPLES)
-        if self.format == "pt2":
-            return export_pt2(module, examples, file)
-        return export_onnx(module, examples, file, opset=self.target.opset)
-
     def _export_key(self, before: str) -> str:
-        # A program of torch.export knows no ONNX operator set.
-        opset = self.target.opset if self.format == "onnx" else None
-        return self.keys.export(before, self.format, opset)
+        return self.keys.export(before, self.format, self._exporter.opset)
 
     def _module(self, done: list[Done]) -> nn.Module:
         """The module after the steps in `done`."""

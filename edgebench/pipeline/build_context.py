@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgebench.agent.runtimes import RUNTIMES
 from edgebench.errors import BuildError
+from edgebench.pipeline.exporting import Exporter
 from edgebench.pipeline.networks import Networks
 from edgebench.pipeline.target_probe import TargetProbe
 from edgebench.pipeline.task import Task
@@ -43,7 +44,7 @@ class BuildContext:
     """Makes the contexts of one run.
 
     `device` is the agent's `device.json`, `probe` the way to measure on the target; both None
-    where the target cannot be reached. `export` writes a module as the target's file;
+    where the target cannot be reached. `exporter` writes a module as the target's file;
     `base_file` gives base's. `controls` answer examples [N, ...] with [N, classes], one for each
     independent network; they are filled in as controls are built.
     """
@@ -55,9 +56,8 @@ class BuildContext:
     networks: Networks
     device: dict[str, Any] | None
     probe: TargetProbe | None
-    export: Callable[[nn.Module, Path], object]
+    exporter: Exporter
     base_file: Callable[[], Path]
-    suffix: str
     probabilities: bool = False
     base: nn.Module | None = None
     answer_base: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
@@ -94,6 +94,7 @@ class BuildContext:
             latency_ratios=self._latency_ratios if self.probe is not None else None,
             stranger_distance=self._stranger_distance if strangers else None,
             scratch=scratch,
+            check_export=self.exporter.check,
             train_inputs=data.train_inputs,
             validation_inputs=data.validation_inputs if held_out else None,
         )
@@ -122,8 +123,8 @@ class BuildContext:
         with tempfile.TemporaryDirectory(prefix="edgebench-candidates-") as name:
             files = {}
             for index, module in enumerate(modules):
-                file = Path(name) / f"candidate-{index}{self.suffix}"
-                self.export(module, file)
+                file = Path(name) / f"candidate-{index}.{self.exporter.format}"
+                self.exporter.write(module, file)
                 files[f"candidate-{index}"] = file
             inputs = self.task.dataset.train_x[: max(INPUTS, self.recipe.protocol.batch)]
             _, found = self.probe.measure(self.base_file(), files, inputs)

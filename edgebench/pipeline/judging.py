@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,8 +27,11 @@ from edgebench.pipeline.results import (
 )
 from edgebench.pipeline.scenario_results import scenario_results
 from edgebench.recipe import Gate, reference_name
-from edgebench.records import BuildRecord, Measurement, RunRecord, Stage, Variant
+from edgebench.records import WARNING, BuildRecord, Measurement, RunRecord, Stage, Variant
 from edgebench.store import read_json
+
+# So much better than guessing a network answers at least that has learnt anything.
+LEARNT = 0.02
 
 
 def judge_folder(
@@ -39,6 +42,7 @@ def judge_folder(
     Outputs and samples are those the target returned; a variant without a whole result is kept,
     with the reason.
     """
+    build = _lifted(build)
     device = read_device(folder.results / "device.json")
     manifest = read_json(folder.bundle / "manifest.json")
     assert isinstance(manifest, dict)  # noqa: S101 - written by `write_bundle`
@@ -82,7 +86,7 @@ def judge_folder(
     else:
         judged = [gate.judge_variant(_with_floor(v, base), base, gates) for v in variants]
         verdict, text, code = gate.judge_run(judged, require)
-        warnings += [*_device_warnings(build, device, base), *_warnings(judged, base)]
+        warnings += [*_device_warnings(build, device, base), *_warnings(judged, base, build)]
     return RunRecord(
         run_id=build.run_id,
         created=build.created,
@@ -101,6 +105,23 @@ def judge_folder(
         verdict_text=text,
         exit_code=code,
     )
+
+
+def _lifted(build: BuildRecord) -> BuildRecord:
+    """The build with the warnings among its variants' notes moved to its own."""
+    found = [
+        f"{variant.name}: {note.removeprefix(WARNING)}"
+        for variant in build.variants
+        for note in variant.notes
+        if note.startswith(WARNING)
+    ]
+    variants = tuple(
+        variant.model_copy(
+            update={"notes": tuple(n for n in variant.notes if not n.startswith(WARNING))}
+        )
+        for variant in build.variants
+    )
+    return build.model_copy(update={"variants": variants, "warnings": (*build.warnings, *found)})
 
 
 def judge_again(run: RunRecord, gates: Sequence[Gate], require: Sequence[str]) -> RunRecord:
@@ -270,7 +291,7 @@ def _device_warnings(build: BuildRecord, device: dict[str, Any], base: Variant) 
     return found
 
 
-def _warnings(variants: Sequence[Variant], base: Variant) -> list[str]:
+def _warnings(variants: Sequence[Variant], base: Variant, build: BuildRecord) -> list[str]:
     """What a reader must know before believing the table."""
     found = []
     floor = gate.noise_floor(base)
@@ -291,8 +312,10 @@ def _warnings(variants: Sequence[Variant], base: Variant) -> list[str]:
     controls = [v for v in variants if v.control]
     if controls and not any(v.status == "measured" for v in controls):
         found.append("no independent control was measured: functional_preservation has no scale")
+    guessing = _guessing(variants, build)
+    found += guessing.values()
     base_accuracy = base.metrics.get("accuracy")
-    for control in controls:
+    for control in (v for v in controls if v.name not in guessing):
         accuracy = control.metrics.get("accuracy")
         if accuracy is not None and base_accuracy is not None and accuracy < base_accuracy - 0.1:
             found.append(
@@ -300,6 +323,32 @@ def _warnings(variants: Sequence[Variant], base: Variant) -> list[str]:
                 "control that learned less makes every variant look preserved; train it longer"
             )
     return found
+
+
+def _guessing(variants: Sequence[Variant], build: BuildRecord) -> dict[str, str]:
+    """A warning for each network that answers no better than guessing, by its name.
+
+    Where base itself does, it stands for all that was made of it.
+    """
+    classes = build.data.get("classes")
+    if not classes:
+        return {}
+    found = {}
+    stages = {stage.name for stage in build.stages}
+    for v in variants:
+        accuracy = v.metrics.get("accuracy")
+        if accuracy is None or accuracy > 1 / classes + LEARNT:
+            continue
+        text = f"{v.name} answers no better than guessing ({accuracy:.1%} of {classes} classes)"
+        trained = f"train {v.name}" in stages or v.reference is not None or _trains(v.chain)
+        found[v.name] = f"{text}: its training failed; lower the learning rate" if trained else text
+    independent = {"base", *(v.name for v in variants if v.control)}
+    return {n: text for n, text in found.items() if n in independent or "base" not in found}
+
+
+def _trains(chain: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a step of a chain trains: its options, or those of its fine-tuning, have epochs."""
+    return any("epochs" in step or step.get("finetune") for step in chain)
 
 
 def _without_base(variant: Variant) -> Variant:

@@ -82,6 +82,16 @@ class Keys:
         """The key of a module's file; `opset` is None where the format has no such thing."""
         return self._key("export", before=before, format=format, opset=opset)
 
+    def trial_export(self, format: str, opset: int | None) -> str:
+        """The key of having seen that base's architecture can be exported."""
+        return self._key(
+            "trial export",
+            model=self.source.identity,
+            data=self.data_fingerprint,
+            format=format,
+            opset=opset,
+        )
+
     def _training(self) -> dict[str, Any]:
         from edgebench.training.loop import training_device
 

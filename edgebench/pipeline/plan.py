@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from edgebench.errors import BuildError, RecipeError, UnknownNameError
@@ -127,34 +126,31 @@ def check_required(recipe: Recipe, require: Sequence[str]) -> None:
 
 
 def _check_order(steps: Sequence[PlannedStep], place: str) -> None:
-    for index, step in enumerate(steps):
+    for index, later in enumerate(steps):
         for earlier in steps[:index]:
-            why = step.technique.undoes.get(earlier.technique.name)
-            if why is not None:
-                raise RecipeError(
-                    f"'{step.technique.name}' would undo '{earlier.technique.name}': {why}",
-                    where=place,
-                    hint=f"put '{step.technique.name}' first",
-                )
-    for before, after in pairwise(steps):
-        first, second = before.technique, after.technique
-        closed = first.closed_by(before.options)
-        if closed is not None:
+            why = _refusal(earlier, later)
+            if why is None:
+                continue
+            first, second = earlier.technique.name, later.technique.name
+            other_way = f"put '{second}' before '{first}'"
+            refused_too = _refusal(later, earlier) is not None
             raise RecipeError(
-                f"'{second.name}' cannot follow '{first.name}': {closed}",
-                where=place,
-                hint=f"put '{first.name}' last",
+                why, where=place, hint="leave one of them out" if refused_too else other_way
             )
-        if second.replaces:
-            raise RecipeError(
-                f"'{second.name}' starts a new network and would lose '{first.name}'",
-                where=place,
-                hint=f"put '{second.name}' first",
-            )
-        if after.on_torch and not before.on_torch:
-            raise RecipeError(
-                f"'{second.name}' works on the module and cannot follow '{first.name}', which "
-                "works on the exported file",
-                where=place,
-                hint=f"put '{second.name}' first",
-            )
+
+
+def _refusal(earlier: PlannedStep, later: PlannedStep) -> str | None:
+    """Why one step cannot come anywhere after another; None where it can."""
+    first, second = earlier.technique, later.technique
+    if (undone := first.undone_by(earlier.options, second.name, later.options)) is not None:
+        return f"'{second.name}' would undo '{first.name}': {undone}"
+    if (closed := first.closed_by(earlier.options)) is not None:
+        return f"'{second.name}' cannot follow '{first.name}': {closed}"
+    if second.replaces:
+        return f"'{second.name}' starts a new network and would lose '{first.name}'"
+    if later.on_torch and not earlier.on_torch:
+        return (
+            f"'{second.name}' works on the module and cannot follow '{first.name}', which works on "
+            "the exported file"
+        )
+    return None

@@ -85,15 +85,18 @@ class SearchJob(Job):
 
     def _check_chains(self) -> None:
         """Every value is in a chain that is possible, as far as can be told without a model."""
-        for name, chains in self.search.examples():
-            problems = []
+        for name, chains in self.search.examples(self.recipe.seed):
+            problem: UsageError | None = None
             for chain in chains:
                 try:
                     _planned(chain, f"{self.recipe.where}: search.chains.{name}")
                 except UsageError as error:
-                    problems.append(error)
-            if len(problems) == len(chains):
-                raise problems[0]
+                    problem = problem or error
+                else:
+                    break
+            else:
+                assert problem is not None  # noqa: S101 - every value has its chains
+                raise problem
 
     def _check_metrics(self) -> None:
         """The objectives and the limits can be known of a trial."""

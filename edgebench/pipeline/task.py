@@ -242,15 +242,22 @@ class AnyAnswers(Task):
         found = []
         if source.factory is not None and source.weights is None:
             found.append(
-                "base has the weights its factory gave it: without labels nothing is trained, and "
-                "no weights were named (--weights)"
+                f"base has the weights its factory gave it: {self._why_untrained()}, and no "
+                "weights were named (--weights)"
             )
         if recipe.controls.independent and "independent" in recipe.controls.model_fields_set:
             found.append(
-                "no independent control was trained: there are no labels; networks trained alike "
-                "can be given as controls.files"
+                f"no independent control was trained: {self._why_untrained()}; networks trained "
+                "alike can be given as controls.files"
             )
         return found
+
+    def _why_untrained(self) -> str:
+        if not self.dataset.labels_given:
+            return "without labels nothing is trained"
+        if len(self.dataset.names) > 1:
+            return "labels are not used for models of several inputs"
+        return "labels are used with images [N, C, H, W] alone"
 
     def _answered(self, shapes: Mapping[str, tuple[int, ...]], *, where: str) -> None:
         """Keep base's answers; whatever comes later has to give as many, of the same shapes."""

@@ -8,15 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from edgebench.models.calling import Inputs, as_inputs
 from edgebench.pruning.channels import Group
 from edgebench.pruning.heads import heads_to_channels
 
-# Under one ranking of all layers, each keeps a tenth of its channels.
+# Under one ranking of all layers, each keeps a tenth of its channels, rounded down.
 FLOOR = 0.1
 # Shares of the channels closer than this are one.
 SHARE_STEP = 2.0**-10
@@ -57,34 +53,6 @@ class Rounding:
         return math.lcm(self.multiple, group.unit)
 
 
-def parameters(module: nn.Module) -> int:
-    """How many numbers a module has learned."""
-    return sum(p.numel() for p in module.parameters())
-
-
-def multiply_accumulates(module: nn.Module, example: Inputs) -> int:
-    """The multiply-accumulates of convolutions, dense layers and attention for `example` [1, ...].
-
-    Biases, normalisation, pooling and activations are not counted. By torch's own counter:
-    torch-pruning's counts those, and leaves out the products inside of attention.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    # Fused attention would be one operation that the counter does not know.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as seen:
-            module.eval()(*as_inputs(example))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    return int(seen.get_total_flops()) // 2
-
-
-def costs(module: nn.Module, example: Inputs) -> dict[str, int]:
-    """A module's `parameters`, and its `macs` for the first of the examples."""
-    first = [one[:1] for one in as_inputs(example)]
-    return {"parameters": parameters(module), "macs": multiply_accumulates(module, first)}
-
-
 def same_share(groups: Sequence[Group], shares: Mapping[str, float], rounding: Rounding) -> Counts:
     """Of each group the share of its name, rounded up to whole units."""
     return {
@@ -96,7 +64,8 @@ def same_share(groups: Sequence[Group], shares: Mapping[str, float], rounding: R
 def one_ranking(groups: Sequence[Group], share: float, rounding: Rounding) -> Counts:
     """The units worth least in all groups together, until their channels are `share` of all.
 
-    Each group keeps a tenth of its units (less only where `share` leaves less), and at least one.
+    Each group keeps a tenth of its units, rounded down (less only where `share` or `rounding`
+    leaves less), and at least one.
     """
     floor = min(FLOOR, 1 - share)
     room = [min(g.units - 1, g.units - math.floor(floor * g.units)) for g in groups]

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,19 @@ from torch import nn
 
 from edgebench.errors import BuildError, one_line
 from edgebench.models.calling import Inputs, as_inputs, named_answers
+from edgebench.pruning.dependencies import (
+    EXCLUDE,
+    UnfollowedError,
+    all_groups,
+    dependency_graph,
+    followed,
+    outputs_group,
+    silent,
+)
+from edgebench.pruning.exchange import Place, answers_of, may_be_exchanged
 from edgebench.pruning.heads import Attention, attention_modules, is_laid_out_so, take_out
 from edgebench.pruning.importance import OWN_FILTERS, WEIGHTED, Importance
 from edgebench.pruning.layer_names import listed
-
-EXCLUDE = "leave them as they are with 'exclude'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +42,8 @@ class Group:
 
     `name`: the layer whose outputs they are; `layers`: all convolutions and dense layers that lose
     outputs with it. The `channels` go `unit` at a time: one from each group of a grouped
-    convolution or a group normalisation, one from each head. `worth` has one value a channel (the
+    convolution or a group normalisation, one from each head, one from each of the equal parts of a
+    layer that are multiplied with one another. `worth` has one value a channel (the
     lowest goes first), None where the criterion has nothing to say. `attention`: they are those of
     its heads.
     """
@@ -89,7 +97,7 @@ def find_groups(
         if isinstance(part, WEIGHTED)
     ]
     try:
-        graph = _graph(module, example)
+        graph = dependency_graph(module, example)
     finally:
         for hook in hooks:
             hook.remove()
@@ -102,10 +110,10 @@ def find_groups(
                 "the model's answer has no gradient to them (detach, argmax, no_grad, numpy)",
             )
     attentions = {qkv: name for name, (qkv, _, _) in attention_modules(module).items()}
-    follow = _Follow(module, graph, names, example, importance)
+    follow = _Follow(module, graph, names, example, importance, answers_of(module, example))
     groups = []
-    with _silent():
-        for found in graph.get_all_groups(root_module_types=list(WEIGHTED)):
+    with silent():
+        for found in all_groups(graph, names, wanted):
             makers = [item.dep.target.module for item in found if item.dep.handler in OWN_FILTERS]
             layers = tuple(names[part] for part in _pruned_outputs(graph, found))
             # Of a depthwise convolution alone the channels are the model's inputs.
@@ -117,16 +125,6 @@ def find_groups(
             else:
                 groups.append(follow.attention(found, attentions[inside]))
     return list(reversed(groups))
-
-
-class UnfollowedError(BuildError):
-    """The channels of `layers` cannot be followed to where they are used."""
-
-    def __init__(self, layers: Sequence[str], why: str) -> None:
-        super().__init__(
-            f"the channels of {listed(layers)} cannot be followed: {why}", hint=EXCLUDE
-        )
-        self.layers = tuple(layers)
 
 
 def remove(module: nn.Module, step: dict[str, Any], example: Inputs) -> None:
@@ -141,17 +139,15 @@ def remove(module: nn.Module, step: dict[str, Any], example: Inputs) -> None:
         The module does not run with fewer channels; the message names the line that failed.
     """
     frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
-    graph = _graph(module, example)
+    graph = dependency_graph(module, example)
     parts = dict(module.named_modules())
     with torch.no_grad():
         wanted = _shapes(module(*as_inputs(example)))
-    with _silent():
-        for name, indices in step["channels"]:
-            layer = parts[name]
-            prune = graph.get_pruner_of_module(layer).prune_out_channels
-            group = graph.get_pruning_group(layer, prune, indices)
-            if not graph.check_pruning_group(group):
-                raise BuildError(f"no channel would be left where '{name}' is used", hint=EXCLUDE)
+    for name, indices in step["channels"]:
+        group = outputs_group(graph, parts[name], name, indices)
+        if not graph.check_pruning_group(group):
+            raise BuildError(f"no channel would be left where '{name}' is used", hint=EXCLUDE)
+        with followed([name]):
             group.prune()
     for entry in step["attention"]:
         fields = dict(entry)
@@ -161,26 +157,13 @@ def remove(module: nn.Module, step: dict[str, Any], example: Inputs) -> None:
         module.get_parameter(name).requires_grad_(False)
     given = _shapes(_run(module, example))
     if given != wanted:
+        layers = [name for name, _ in step["channels"]]
+        layers += [entry["qkv"] for entry in step["attention"]]
         raise BuildError(
             f"the module answers with the shape {', '.join(map(str, given))} instead of "
-            f"{', '.join(map(str, wanted))} when channels are gone",
+            f"{', '.join(map(str, wanted))} when channels of {listed(layers)} are gone",
             hint=EXCLUDE,
         )
-
-
-def _graph(module: nn.Module, example: Inputs) -> Any:
-    """torch-pruning's graph of dependencies; frozen parameters are thawed, to be followed."""
-    module.eval().requires_grad_()
-    try:
-        with _silent(), torch.enable_grad():
-            # In a tuple: bare, each of its examples would be tried as an argument of its own.
-            graph = tp.DependencyGraph().build_dependency(module, example_inputs=as_inputs(example))
-    except Exception as error:
-        raise BuildError(
-            f"torch-pruning cannot follow this model: {type(error).__name__}: "
-            f"{one_line(str(error), 200)}"
-        ) from error
-    return graph
 
 
 @dataclass(frozen=True)
@@ -192,27 +175,72 @@ class _Follow:
     names: dict[nn.Module, str]
     example: Inputs
     importance: Importance
+    answers: Sequence[torch.Tensor]
 
     def plain(self, found: Any, layers: tuple[str, ...]) -> Group:
+        """The channels of a group, in the smallest units that go together."""
         graph, names = self.graph, self.names
         for item in found:
-            target = item.dep.target.module
-            if target in names and item.idxs and max(item.idxs) >= _size(graph, item.dep):
-                raise UnfollowedError(layers, f"'{names[target]}' has fewer of them")
+            part = item.dep.target.module
+            if isinstance(part, WEIGHTED) and part._parameters.get("weight") is None:
+                raise UnfollowedError(
+                    layers,
+                    f"the weight of '{names[part]}' is computed from other parameters "
+                    "(a parametrization)",
+                )
+            if isinstance(part, nn.modules.conv._ConvTransposeNd) and _parts(item.dep) > 1:
+                raise UnfollowedError(
+                    layers, f"'{names[part]}' is a transposed convolution with groups"
+                )
+            if part in names and item.idxs and max(item.idxs) >= _size(graph, item.dep):
+                raise UnfollowedError(layers, f"'{names[part]}' has fewer of them")
         root = found[0].dep.target.module
         channels = int(graph.get_out_channels(root))
-        unit = math.lcm(*(_parts(item.dep) for item in found))
+        first = outputs_group(graph, root, names[root], [0])
+        # Halves of one layer that are multiplied with one another go together.
+        unit = math.lcm(len(first[0].idxs), *(_parts(item.dep) for item in found))
         if channels % unit:
             raise UnfollowedError(layers, f"{channels} channels do not part evenly by {unit}")
-        if 1 < unit < channels:
-            first = list(range(0, channels, channels // unit))
-            prune = graph.get_pruner_of_module(root).prune_out_channels
-            for item in graph.get_pruning_group(root, prune, first):
-                if not _is_even(graph, item):
-                    name = names.get(item.dep.target.module, "a layer")
-                    raise UnfollowedError(layers, f"'{name}' parts them at other places")
+        places = list(range(0, channels, channels // unit))
+        if unit > 1:
+            first = outputs_group(graph, root, names[root], places)
+        if sorted(first[0].idxs) != places:
+            raise UnfollowedError(layers, f"'{names[root]}' ties them to one another unevenly")
+        for item in first:
+            if not _is_even(graph, item):
+                name = names.get(item.dep.target.module, "a layer")
+                raise UnfollowedError(layers, f"'{name}' parts them at other places")
+        if not may_be_exchanged(
+            self.model,
+            self.example,
+            self.answers,
+            self._places(found),
+            units=channels // unit,
+            unit=unit,
+        ):
+            raise UnfollowedError(
+                layers,
+                "the answer depends on their order: they are put into another one on their way "
+                "(permute, shuffle, heads), or are themselves an answer",
+            )
         worth = self._worth(found, layers, channels)
         return Group(names[root], layers, channels, unit, worth)
+
+    def _places(self, found: Any) -> list[Place]:
+        """The layers and parameters that a group's channels run through."""
+        graph, places = self.graph, []
+        for item in found:
+            part, size = item.dep.target.module, _size(graph, item.dep)
+            if not (isinstance(part, nn.Parameter) or part in self.names) or math.isinf(size):
+                continue
+            indices = defaultdict(list)
+            for index, channel in sorted(zip(item.idxs, item.root_idxs, strict=True)):
+                indices[channel].append(index)
+            made = graph.is_out_channel_pruning_fn(item.dep.handler)
+            read = graph.is_in_channel_pruning_fn(item.dep.handler)
+            axis = item.dep.target.pruning_dim
+            places.append(Place(part, int(size), indices, made=made, read=read, axis=axis))
+        return places
 
     def attention(self, found: Any, name: str) -> Group:
         """The channels inside the heads of one attention, ranked over queries, keys and values."""
@@ -251,7 +279,8 @@ class _Follow:
         return item
 
     def _worth(self, items: Any, layers: Sequence[str], channels: int) -> torch.Tensor | None:
-        worth = self.importance(items)
+        with followed(layers):
+            worth = self.importance(items)
         if worth is None:
             return None
         if len(worth) != channels:
@@ -344,11 +373,3 @@ def _line_of(error: Exception) -> str | None:
         if not any(Path(frame.filename).is_relative_to(folder) for folder in libraries):
             return frame.line
     return None
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without torch-pruning's warnings: what matters of them is checked here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

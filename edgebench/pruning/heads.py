@@ -16,10 +16,8 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from edgebench.models.calling import Inputs, as_inputs, named_answers
-
-# How far answers of the same arithmetic in another order may differ, as a share of their size.
-CLOSE = 1e-4
+from edgebench.models.calling import Inputs
+from edgebench.pruning.exchange import answers_of, same_answers
 
 
 @dataclass(frozen=True)
@@ -84,17 +82,10 @@ def is_laid_out_so(module: nn.Module, attention: Attention, example: Inputs) -> 
         listener.weight[:, first] = 0.0
         take_out(without, attention, first, attention.heads - 1)
         try:
-            wanted, given = (
-                list(named_answers(one(*as_inputs(example)), where="the module").values())
-                for one in (unheard, without)
-            )
+            wanted, given = (answers_of(one, example) for one in (unheard, without))
         except (RuntimeError, ValueError, TypeError):
             return False
-    return all(
-        one.shape == other.shape
-        and float((one - other).abs().max()) <= CLOSE * float(other.abs().max())
-        for one, other in zip(given, wanted, strict=True)
-    )
+    return same_answers(given, wanted)
 
 
 def heads_to_channels(attention: Attention, heads: Sequence[int]) -> list[int]:

@@ -11,6 +11,7 @@ import torch_pruning as tp
 from torch import nn
 from torch.nn import functional as F
 
+from edgebench.errors import BuildError, one_line
 from edgebench.training.losses import as_logits
 
 # Given the layers that a set of channels runs through: one value a channel, or None.
@@ -40,8 +41,7 @@ def importance_of(name: str) -> Importance:
         "group-norm": lambda: tp.importance.GroupMagnitudeImportance(p=2),
         "taylor": tp.importance.GroupTaylorImportance,
         "hessian": tp.importance.GroupHessianImportance,
-        # With p=1, for `prepared` made all weights positive.
-        "fpgm": lambda: tp.importance.FPGMImportance(p=1),
+        "fpgm": _distances,
         "bn-scale": tp.importance.BNScaleImportance,
         "lamp": tp.importance.LAMPImportance,
         "random": tp.importance.RandomImportance,
@@ -59,6 +59,27 @@ def importance_of(name: str) -> Importance:
     return own_filters
 
 
+def _distances() -> Importance:
+    """The distances of filters; torch-pruning takes magnitudes first: opposite ones look alike."""
+    between: Any = tp.importance.FPGMImportance(p=1)
+
+    def shifted(group: Sequence[Any]) -> torch.Tensor | None:
+        parts = {item.dep.target.module for item in group}
+        weights = [part.weight for part in parts if isinstance(part, WEIGHTED)]
+        before = [weight.data for weight in weights]
+        for weight in weights:
+            # Distances do not see a shift: moved until none is negative, weights keep theirs.
+            weight.data = weight.data - weight.data.min()
+        try:
+            found: torch.Tensor | None = between(group)
+        finally:
+            for weight, data in zip(weights, before, strict=True):
+                weight.data = data
+        return found
+
+    return shifted
+
+
 def prepared(
     name: str,
     module: nn.Module,
@@ -72,18 +93,24 @@ def prepared(
     labels, int64 [N]; the others take None. `probabilities`: the module answers with those, and not
     with logits.
     """
-    copy = deepcopy(module).eval().requires_grad_()
-    if name == "fpgm":
-        # torch-pruning takes magnitudes before distances, so that opposite filters look alike.
-        # Distances do not see a shift: moved until none is negative, weights keep theirs.
-        with torch.no_grad():
-            for part in copy.modules():
-                if isinstance(part, WEIGHTED):
-                    part.weight.sub_(part.weight.min())
-    elif name in GRADIENTS:
+    try:
+        copy = deepcopy(module).eval()
+    except RuntimeError as error:
+        raise BuildError(
+            f"the model cannot be copied: {one_line(str(error), 120)}",
+            hint="remove weight_norm and the like, whose weights are computed from others",
+        ) from error
+    thaw(copy)
+    if name in GRADIENTS:
         assert examples is not None  # noqa: S101 - these alone need some
         _gradients(copy, *examples, probabilities=probabilities, squared=name == "hessian")
     return copy
+
+
+def thaw(module: nn.Module) -> None:
+    """Let every parameter have a gradient that can have one: integers cannot."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
 
 
 def _gradients(
@@ -93,7 +120,7 @@ def _gradients(
 
     The squares are summed here: torch-pruning's `accumulate_grad` keeps the last example alone.
     """
-    parameters = list(module.parameters())
+    parameters = [p for p in module.parameters() if p.requires_grad]
     sums = [torch.zeros_like(p) for p in parameters]
     at_once = 1 if squared else BATCH
     for inputs, labels in zip(torch.split(x, at_once), torch.split(y, at_once), strict=True):

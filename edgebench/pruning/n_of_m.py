@@ -6,7 +6,7 @@ format of NVIDIA's sparse tensor cores).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -53,6 +53,22 @@ def check_groups(weights: Mapping[str, torch.Tensor], n: int, m: int) -> None:
         most = int((_groups(weight.detach(), m) != 0).sum(1).max())
         if most > n:
             raise BuildError(f"'{name}' does not obey {n}:{m}: a group has {most} weights")
+
+
+def about_groups(
+    grouped: Collection[str], layers: Sequence[str], transposed: Collection[str], n: int, m: int
+) -> list[str]:
+    """What to say of the layers `grouped` of all `layers`, and of those left dense."""
+    notes = [
+        f"{len(grouped)} of {len(layers)} layers obey {n}:{m}: of every {m} weights along the "
+        f"input channels, {m - n} or more are zero"
+    ]
+    odd = [name for name in layers if name not in grouped and name not in transposed]
+    if odd:
+        notes.append(f"left dense, their input channels being no multiple of {m}: {', '.join(odd)}")
+    if transposed:
+        notes.append(f"left dense, being transposed convolutions: {', '.join(transposed)}")
+    return notes
 
 
 def _groups(weight: torch.Tensor, m: int) -> torch.Tensor:

@@ -8,10 +8,8 @@ from typing import cast
 
 from torch import nn
 
-from edgebench.errors import BuildError, nearest
-
-# Shown where no known name comes close.
-MOST_SHOWN = 8
+from edgebench.errors import BuildError
+from edgebench.pruning.layer_names import listed, resolved, within
 
 
 @dataclass
@@ -26,9 +24,9 @@ class PrunableWeight:
     parameter: nn.Parameter | None
     layers: list[str] = field(default_factory=list)
 
-    def within(self, name: str) -> bool:
-        """Whether `name` is a layer of this weight, or a block around one."""
-        return any(layer == name or layer.startswith(f"{name}.") for layer in self.layers)
+    def within(self, chosen: Sequence[str]) -> bool:
+        """Whether one of those chosen is a layer of this weight, or a part of the model with it."""
+        return any(within(layer, chosen) for layer in self.layers)
 
 
 def prunable_weights(module: nn.Module) -> dict[str, PrunableWeight]:
@@ -63,18 +61,16 @@ def chosen_weights(
     found = prunable_weights(module)
     if not found:
         raise BuildError("the model has no convolution or dense layer to prune")
-    for name in [*(layers or ()), *exclude]:
-        _check_name(module, name, found)
+    names = [name for weight in found.values() for name in weight.layers]
+    wanted = None if layers is None else resolved(layers, names, module)
+    spared = resolved(exclude, names, module)
     chosen = {
         label: weight
         for label, weight in found.items()
-        if (layers is None or any(weight.within(name) for name in layers))
-        and not any(weight.within(name) for name in exclude)
+        if (wanted is None or weight.within(wanted)) and not weight.within(spared)
     }
     if not chosen:
-        raise BuildError(
-            "'exclude' leaves no layer to prune", hint=f"layers: {_shown(list(found))}"
-        )
+        raise BuildError("'exclude' leaves no layer to prune", hint=f"layers: {listed(found)}")
     for label, weight in chosen.items():
         if weight.parameter is None:
             raise BuildError(
@@ -83,6 +79,12 @@ def chosen_weights(
                 hint="remove the parametrization, or exclude the layer",
             )
     return {label: cast("nn.Parameter", weight.parameter) for label, weight in chosen.items()}
+
+
+def transposed_weights(module: nn.Module) -> set[int]:
+    """The ids of the weights of transposed convolutions, whose input channels come first."""
+    kind = nn.modules.conv._ConvTransposeNd
+    return {id(layer.weight) for layer in module.modules() if isinstance(layer, kind)}
 
 
 def left_dense(module: nn.Module) -> list[str]:
@@ -97,7 +99,7 @@ def left_dense(module: nn.Module) -> list[str]:
 
 def _weights_of(layer: nn.Module) -> Iterator[str]:
     """The attributes of a layer that hold weights to prune."""
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+    if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
         yield "weight"
     elif isinstance(layer, nn.MultiheadAttention):
         joint = layer.in_proj_weight is not None
@@ -110,24 +112,3 @@ def _label(module: nn.Module, name: str, attribute: str) -> str:
     """What a weight is called: by its layer, where that holds no other."""
     name = name or type(module).__name__
     return name if attribute in {"weight", "in_proj_weight"} else f"{name}.{attribute}"
-
-
-def _check_name(module: nn.Module, name: str, found: dict[str, PrunableWeight]) -> None:
-    if any(weight.within(name) for weight in found.values()):
-        return
-    parts = dict(module.named_modules(remove_duplicate=False))
-    if name in parts:
-        raise BuildError(
-            f"'{name}' ({type(parts[name]).__name__}) has no weight to prune",
-            hint=f"layers: {_shown(list(found))}",
-        )
-    near = nearest(name, [p for p in parts if p and any(w.within(p) for w in found.values())])
-    raise BuildError(
-        f"there is no layer '{name}' in the model",
-        hint=f"did you mean '{near}'?" if near else f"layers: {_shown(list(found))}",
-    )
-
-
-def _shown(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
-    return ", ".join(f"'{name}'" for name in names[:MOST_SHOWN]) + more

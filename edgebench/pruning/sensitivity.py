@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # By layer: (ratio, accuracy) of the network with that layer alone pruned; rising ratios from 0 on.
 Curves = dict[str, list[tuple[float, float]]]
-# Called after each network with (networks judged, networks in all).
-OnProgress = Callable[[int, int], None]
 
 # A mean of ratios is a sum of products: so far may it lie beside the target.
 ROUNDING = 1e-9
@@ -28,6 +26,10 @@ ROUNDING = 1e-9
 
 class Validation(Protocol):
     """Whoever has examples to decide on: a technique's Context."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
 
     def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The examples [N, ...] and their labels, int64 [N]."""
@@ -38,31 +40,26 @@ def sensitivity_curves(
     pruned: Callable[[str, float], nn.Module],
     ratios: Sequence[float],
     context: Validation,
-    on_progress: OnProgress | None = None,
 ) -> Curves:
     """The accuracy on the validation examples with one layer pruned, for each layer and ratio.
 
     `pruned(layer, ratio)` makes the network with that one layer pruned, and for the ratio 0 the
-    network as it is, which is judged once for all layers. `ratios` lie within (0, 1].
+    network as it is, which is judged once for all layers. `ratios` lie within (0, 1]. Raises
+    BuildError where there are no labels.
     """
+    if not context.labelled:
+        raise BuildError(
+            "there are no labels to judge each layer's sensitivity by",
+            where="the data",
+            hint="set allocation: global",
+        )
     x, y = context.validation()
-    steps = sorted(set(ratios) - {0.0})
-    networks = 1 + len(layers) * len(steps)
-    judged = 0
-
-    def accuracy(layer: str, ratio: float) -> float:
-        nonlocal judged
-        value = _accuracy(pruned(layer, ratio), x, y)
-        judged += 1
-        if on_progress is not None:
-            on_progress(judged, networks)
-        return value
-
     if not layers:
         return {}
-    whole = accuracy(layers[0], 0.0)
+    whole = _accuracy(pruned(layers[0], 0.0), x, y)
+    steps = sorted(set(ratios) - {0.0})
     return {
-        layer: [(0.0, whole), *((ratio, accuracy(layer, ratio)) for ratio in steps)]
+        layer: [(0.0, whole), *((ratio, _accuracy(pruned(layer, ratio), x, y)) for ratio in steps)]
         for layer in layers
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, Protocol
@@ -10,11 +11,12 @@ import torch
 from torch import nn
 
 from edgebench.errors import BuildError
+from edgebench.models.costs import costs
 from edgebench.pruning.budget import (
     LARGEST_SHARE,
+    SHARE_STEP,
     Counts,
     Rounding,
-    costs,
     heads_that_go,
     one_ranking,
     same_share,
@@ -35,6 +37,8 @@ from edgebench.records import Figure
 SENSITIVITY_RATIOS = (0.25, 0.5, 0.75, 0.9)
 # So much longer than asked for may it take when it is measured once more: the measurement's noise.
 MEASURED_AGAIN = 1.05
+# Shares closer than this are one.
+TOLERANCE = 1e-9
 # What is counted, in words.
 COSTS = {"parameters": "parameters", "macs": "multiply-accumulates an example"}
 
@@ -45,6 +49,10 @@ class Surroundings(Protocol):
     @property
     def vector_width(self) -> int:
         """How many float32 channels one vector register of the target holds."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
 
     @property
     def latency_ratios(self) -> Callable[[Sequence[nn.Module]], list[float]] | None:
@@ -76,6 +84,9 @@ class Plan:
             {"auto": context.vector_width, None: 1}.get(options.round_to, options.round_to),
             strict=options.round_to != "auto",
         )
+        self.units: Counts = {}
+        # By how much of what is counted two neighbouring plans can differ.
+        self.step = 0.0
         self.heads: Counts = {}
         self.notes: list[str] = []
         self.figures: list[Figure] = []
@@ -90,30 +101,43 @@ class Plan:
             if not any(self.heads.values()):
                 raise BuildError("each attention has a single head, and none of them can go")
         if options.ratio is None:
-            return {}, self.heads
+            return self.units, self.heads
         if not self.groups:
             raise BuildError(
                 "there is no channel to prune beside the heads", hint="set ratio: null"
             )
         allocate, largest = self._allocation()
         if options.of == "channels":
-            units = allocate(options.ratio)
+            self.units = allocate(options.ratio)
+            self.step = sum(g.unit for g in self.groups) / sum(g.channels for g in self.groups)
         elif options.of == "latency":
-            units = self._within_latency(allocate, largest)
+            self.units = self._within_latency(allocate, largest)
         else:
-            units = self._within_cost(allocate, largest)
-        return units, self.heads
+            self.units = self._within_cost(allocate, largest)
+            self.step = self._cost_of_a_step()
+        return self.units, self.heads
 
     def achieved(self, module: nn.Module) -> list[str]:
-        """What share went, counted on the pruned module; raises BuildError if it is too little."""
+        """What went, counted on the pruned module; first, where it is not what was asked for.
+
+        Raises BuildError where it is not what was decided, or further from what was asked for than
+        whole units, multiples and heads account for.
+        """
         parts: dict[str, Any] = dict(module.named_modules())
-        notes = self._costs_achieved(module)
+        first, notes = self._costs_achieved(module)
         if self.options.ratio is not None:
             left = {g.name: _width(parts[g.name]) // (3 if g.attention else 1) for g in self.groups}
+            for group in self.groups:
+                wanted = group.channels - self.units.get(group.name, 0) * group.unit
+                if left[group.name] != wanted:
+                    raise BuildError(
+                        f"{left[group.name]} channels of '{group.name}' are left where {wanted} "
+                        "were to be"
+                    )
             total = sum(g.channels for g in self.groups)
             share = 1 - sum(left.values()) / total
             if self.options.of == "channels":
-                self._check_share(share, total)
+                first += self._beside(share, "channels")
             notes.append(f"{total - sum(left.values()):,} of {total:,} channels went ({share:.1%})")
             narrow = [g.name for g in self.groups if left[g.name] < self.rounding.step(g)]
             if self.options.round_to == "auto" and narrow:
@@ -124,33 +148,46 @@ class Plan:
         if self.options.heads:
             total = sum(g.unit for g in self.attentions)
             heads = sum(parts[g.attention.name].num_heads for g in self.attentions if g.attention)
+            share = 1 - heads / total
+            if abs(share - self.options.heads) > TOLERANCE:
+                first.append(
+                    f"{share:.1%} of the attention heads went where {self.options.heads:.0%} were "
+                    "asked for: heads go whole, and one of each attention stays"
+                )
             notes.append(f"{total - heads} of {total} attention heads went")
         if self.options.of == "latency":
             notes.append(self._measured_again(module))
-        return notes
+        return [*first, *notes]
 
-    def _costs_achieved(self, module: nn.Module) -> list[str]:
+    def _costs_achieved(self, module: nn.Module) -> tuple[list[str], list[str]]:
+        """What is not as asked for, and what went of each cost."""
         after = costs(module, self.context.examples())
-        notes = []
+        first, notes = [], []
         for of, whole in self.before.items():
             gone = whole - after[of]
-            if self.options.of == of and gone / whole < self.options.ratio:
-                raise BuildError(
-                    f"{gone / whole:.1%} of the {COSTS[of]} went where {self.options.ratio:.0%} "
-                    "were asked for"
-                )
+            if self.options.of == of:
+                if gone / whole < self.options.ratio:
+                    raise BuildError(self._said(gone / whole, COSTS[of]))
+                first = self._beside(gone / whole, COSTS[of])
             notes.append(f"{gone:,} of {whole:,} {COSTS[of]} went ({gone / whole:.1%})")
-        return notes
+        return first, notes
 
-    def _check_share(self, share: float, total: int) -> None:
-        """One step of rounding a group may be missing, but not most of what was asked for."""
+    def _beside(self, share: float, of: str) -> list[str]:
+        """What to say of a share that is more than a step from the one asked for.
+
+        Raises BuildError where neither multiples nor heads explain it.
+        """
         asked = self.options.ratio
-        slack = sum(self.rounding.step(g) for g in self.groups) / total
-        if share < max(asked - slack, asked / 2):
-            raise BuildError(
-                f"pruning removed {share:.1%} of the channels where {asked:.0%} were asked for",
-                hint="change ratio or round_to",
-            )
+        if share and abs(share - asked) <= self.step + TOLERANCE:
+            return []
+        if self.rounding.multiple > 1 and share >= asked / 2:
+            return [f"{self._said(share, of)}: layers keep multiples of {self.rounding.multiple}"]
+        if self.heads and share > asked:
+            return [f"{self._said(share, of)}: heads go whole"]
+        raise BuildError(self._said(share, of), hint="change ratio or round_to")
+
+    def _said(self, share: float, of: str) -> str:
+        return f"{share:.1%} of the {of} went where {self.options.ratio:.0%} were asked for"
 
     def _allocation(self) -> tuple[Callable[[float], Counts], float]:
         """How many units go at a share of all channels, and the largest such share."""
@@ -201,18 +238,29 @@ class Plan:
             return {}
         return allocate(smallest_share(lambda share: gone(share) >= self.options.ratio, largest))
 
+    def _cost_of_a_step(self) -> float:
+        """The largest share of the cost by which two neighbouring plans can differ."""
+        channels = SHARE_STEP * sum(g.channels for g in self.groups)
+        units = {g.name: min(g.units - 1, 1 + math.ceil(channels / g.unit)) for g in self.groups}
+        left = costs(self._pruned(units, {}), self.context.examples())[self.options.of]
+        return 1 - left / self.before[self.options.of]
+
     def _within_latency(self, allocate: Callable[[float], Counts], largest: float) -> Counts:
         """As many units as it takes for a share of base's latency to go, as the target says."""
-        fastest = 1.0
+        measured: dict[tuple[int, ...], float] = {}
 
         def measure(shares: Sequence[float]) -> list[float]:
-            nonlocal fastest
-            found = self._ratios([self._pruned(allocate(s), self.heads) for s in shares])
-            fastest = min(fastest, *found)
-            return found
+            plans = [allocate(share) for share in shares]
+            keys = [tuple(plan.values()) for plan in plans]
+            new = {k: p for k, p in zip(keys, plans, strict=True) if k not in measured}
+            if new:
+                found = self._ratios([self._pruned(plan, self.heads) for plan in new.values()])
+                measured.update(zip(new, found, strict=True))
+            return [measured[key] for key in keys]
 
         share = smallest_measured_share(measure, 1 - self.options.ratio, largest)
         if share is None:
+            fastest = min(1.0, *measured.values())
             raise self._out_of_reach(f"{1 - fastest:.1%} of base's latency can go")
         return allocate(share)
 

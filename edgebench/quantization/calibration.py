@@ -7,7 +7,7 @@ their extremes, or the range with the least mean squared error.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +26,14 @@ from onnxruntime.quantization.calibrate import (
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from edgebench.errors import BuildError
+from edgebench.quantization.onnx_graph import uses_of
 from edgebench.quantization.prepare import Prepared, channel_axis
 from edgebench.quantization.running import Feed, open_session, with_outputs
 
 Method = Literal["minmax", "percentile", "mse"]
 Range = tuple[float, float]
 Ranges = dict[str, Range]
+Limits = dict[str, NDArray[np.float32]]
 
 # Sixteen to each of the 255 steps of a full range: rounding is seen, not only clipping.
 BINS = 4096
@@ -203,21 +205,21 @@ def _error(
     return float((counts * ((rounded - zero) * scale - values) ** 2).sum())
 
 
-def clip_weights(prepared: Prepared, destination: Path, *, limit: int, per_channel: bool) -> None:
-    """Write a copy whose weights end where quantizing them makes the least mean squared error.
+def weight_limits(prepared: Prepared, *, limit: int, per_channel: bool) -> Limits:
+    """Where each layer's weight must end for quantizing it to make the least mean squared error.
 
-    `limit`: the largest integer of a weight. Clipping and not an override of the range: ONNX
-    Runtime's quantizer lets an integer beyond an overridden range run to 127, and with it the
-    seven bits that x86 without VNNI needs.
+    `limit`: the largest integer of a weight. By the weights' names, in a shape that broadcasts to
+    theirs: one number, or one an output channel.
     """
     model = onnx.load(prepared.path)
-    axes = {layer.weight: layer for layer in prepared.layers}
+    layers = {layer.weight: layer for layer in prepared.layers}
     nodes = {node.name: node for node in model.graph.node}
+    found: Limits = {}
     for tensor in model.graph.initializer:
-        if tensor.name not in axes:
+        if tensor.name not in layers:
             continue
         weight = numpy_helper.to_array(tensor)
-        axis = channel_axis(nodes[axes[tensor.name].node])
+        axis = channel_axis(nodes[layers[tensor.name].node])
         if per_channel and axis < weight.ndim:
             rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
         else:
@@ -226,10 +228,24 @@ def clip_weights(prepared: Prepared, destination: Path, *, limit: int, per_chann
         shape = [1] * weight.ndim
         if len(ends) > 1:
             shape[axis] = len(ends)
-        ends = ends.reshape(shape)
-        clipped = np.clip(weight, -ends, ends).astype(weight.dtype)
-        tensor.CopyFrom(numpy_helper.from_array(clipped, tensor.name))
-    onnx.save(model, destination)
+        found[tensor.name] = ends.reshape(shape)
+    return found
+
+
+def clip_weights(model: onnx.ModelProto, limits: Limits, layers: Collection[str]) -> None:
+    """End the weights that these layers, by their operators' names, alone read, in place.
+
+    Clipping and not an override of the range: ONNX Runtime's quantizer lets an integer beyond an
+    overridden range run to 127, and with it the seven bits that x86 without VNNI needs.
+    """
+    uses = uses_of(model.graph)
+    for tensor in model.graph.initializer:
+        if tensor.name in limits and all(
+            node is not None and node.name in layers for node, _ in uses[tensor.name]
+        ):
+            weight, ends = numpy_helper.to_array(tensor), limits[tensor.name]
+            clipped = np.clip(weight, -ends, ends).astype(weight.dtype)
+            tensor.CopyFrom(numpy_helper.from_array(clipped, tensor.name))
 
 
 def least_error_limits(rows: NDArray[np.float32], limit: int) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgebench.agent.runtimes.onnxruntime import plain_message
 from edgebench.errors import BuildError
-from edgebench.quantization.on_host import operators_run, quiet_logging
+from edgebench.quantization.on_host import Examples, operators_run, quiet_logging
 from edgebench.quantization.onnx_graph import check_node_names, counted
 
 
@@ -24,11 +24,13 @@ def quantize_dynamically(
     per_channel: bool,
     reduce_range: bool,
     exclude: Sequence[str],
+    examples: Examples = None,
 ) -> list[str]:
     """Quantize a file with ONNX Runtime's dynamic quantizer; returns notes for the report.
 
     Weights become signed int8, seven bits of it with `reduce_range`; with `per_channel` those of
-    dense layers have one scale an output channel. `exclude` names nodes that stay as they are.
+    dense layers have one scale an output channel. `exclude` names nodes that stay as they are;
+    `examples` are real inputs to run the result on.
 
     Raises
     ------
@@ -67,7 +69,7 @@ def quantize_dynamically(
     dense, convolutions = counts["MatMulInteger"], counts["ConvInteger"]
     if not dense and not convolutions:
         raise BuildError("ONNX Runtime found no operator to quantize dynamically in this model")
-    operators_run(destination)
+    operators_run(destination, examples)
     notes = [
         f"{counted(dense, 'MatMulInteger')} and {counted(convolutions, 'ConvInteger')}, the ranges "
         "of activations found at each inference by "

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgebench.agent.runtimes.onnxruntime import plain_message
 from edgebench.errors import BuildError
-from edgebench.quantization.on_host import operators_run, quiet_logging
+from edgebench.quantization.on_host import Examples, operators_run, quiet_logging
 from edgebench.quantization.onnx_graph import (
     constants_to_initializers,
     counted,
@@ -33,10 +33,11 @@ def quantize_dense_layers(
     bits: int,
     group: int | None,
     skip: Sequence[str],
+    examples: Examples = None,
 ) -> list[str]:
     """Write `model` with its MatMul and Gemm as MatMulNBits; returns notes for the report.
 
-    Activations stay float32. The model is changed in place.
+    Activations stay float32. The model is changed in place. `examples`: inputs to run it on.
 
     Raises
     ------
@@ -79,7 +80,7 @@ def quantize_dense_layers(
     check_smaller(before_bytes, after_bytes)
     onnx.checker.check_model(written)
     onnx.save(written, destination)
-    operators_run(destination)
+    operators_run(destination, examples)
     notes = [
         f"{counted(len(layers), 'dense layer')} at {bits} bits, one scale a group of {group} "
         f"inputs: {bytes_note(before_bytes, after_bytes)}"

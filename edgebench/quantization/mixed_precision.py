@@ -15,7 +15,7 @@ from edgebench.errors import BuildError
 from edgebench.metrics.activation_distance import distances
 from edgebench.metrics.base import Outputs
 from edgebench.quantization.prepare import Prepared
-from edgebench.quantization.running import Feed, answers
+from edgebench.quantization.running import Feed, all_answers, answers
 from edgebench.quantization.static_int8 import StaticQuantizer
 from edgebench.records import Figure
 
@@ -44,6 +44,12 @@ class Judge:
     file: Outputs
     base: Outputs
     stranger: float | None = None
+
+    def answers(self, model: Path, feed: Feed) -> Outputs:
+        """A file's answers to the examples that are judged: of a classifier, its first output's."""
+        if self.file.answers == "any":
+            return outputs_of_all(model, feed)
+        return replace(self.file, values=answers(model, feed))
 
     def value(self, outputs: Outputs) -> float:
         """The metric of these answers."""
@@ -88,16 +94,28 @@ class Kept:
 
 
 def sqnr(reference: Outputs, outputs: Outputs) -> float:
-    """The power of the reference's logits over that of their change, in dB."""
-    noise = float(((reference.logits - outputs.logits) ** 2).sum())
+    """The power of the reference's logits over that of their change, in dB.
+
+    Of several outputs the least: a large one would hide what happens to a small one.
+    """
+    pairs = zip(reference.each(), outputs.each(), strict=True)
+    return min(_decibels(before.logits, after.logits) for before, after in pairs)
+
+
+def _decibels(wanted: NDArray[np.float64], given: NDArray[np.float64]) -> float:
+    noise = float(((wanted - given) ** 2).sum())
     if noise == 0:
         return float("inf")
-    return 10 * float(np.log10(float((reference.logits**2).sum()) / noise))
+    signal = float((wanted**2).sum())
+    return 10 * float(np.log10(signal / noise)) if signal else float("-inf")
 
 
-def flat(answers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Answers [N, ...] as rows of numbers."""
-    return answers.reshape(len(answers), -1)
+def outputs_of_all(model: Path, feed: Feed) -> Outputs:
+    """A file's answers of any kind: an example's numbers in a row, output after output."""
+    joined = [np.concatenate(parts) for parts in all_answers(model, feed)]
+    rows = [one.reshape(len(one), -1) for one in joined]
+    widths = tuple(row.shape[1] for row in rows)
+    return Outputs(np.concatenate(rows, axis=1), answers="any", widths=widths)
 
 
 def keep_in_float(
@@ -110,11 +128,13 @@ def keep_in_float(
     leave: Sequence[str],
     most: int | None,
     folder: Path,
+    finish: Callable[[Path], None] | None = None,
 ) -> Kept:
     """Choose the operators to leave in float, the most damaging first, until the limit holds.
 
     `build` writes the whole quantized file without the operators it is given; `leave` stay in float
-    anyway; `most` is how many more may.
+    anyway; `most` is how many more may. `finish`: what is done to the file chosen, in place. The
+    limit has to hold after it too, or one more operator is left.
 
     Raises
     ------
@@ -129,10 +149,15 @@ def keep_in_float(
             hint="widen keep_float.limit",
         )
 
-    def judged(path: Path) -> Outputs:
-        return replace(judge.file, values=flat(answers(path, feed)))
+    def reached(nodes: Sequence[str], *, last: bool = False) -> float:
+        path = build([*leave, *nodes])
+        value = judge.value(judge.answers(path, feed))
+        if finish is not None and (last or judge.holds(value)):
+            finish(path)
+            value = judge.value(judge.answers(path, feed))
+        return value
 
-    value = judge.value(judged(build(list(leave))))
+    value = reached([])
     if judge.holds(value):
         note = f"no layer has to stay in float: {judge.shown(value)} with all of them quantized"
         return Kept(list(leave), [note])
@@ -141,7 +166,7 @@ def keep_in_float(
     allowed = len(ranked) - 1 if most is None else min(most, len(ranked) - 1)
     for count in range(1, allowed + 1):
         nodes = ranked[:count]
-        value = judge.value(judged(build([*leave, *nodes])))
+        value = reached(nodes, last=count == allowed)
         if judge.holds(value):
             names = ", ".join(prepared.called(node) for node in nodes)
             note = (
@@ -198,7 +223,7 @@ def _ranked(
         quantizer.quantize(alone, only=[node.name, *absorbed], leave=leave)
         if not any(n.op_type == "QuantizeLinear" for n in onnx.load(alone).graph.node):
             continue
-        outputs = replace(on_few.file, values=flat(answers(alone, few)))
+        outputs = on_few.answers(alone, few)
         damage[node.name] = (sqnr(on_few.file, outputs), on_few.value(outputs))
     ranked = sorted(damage, key=lambda name: damage[name][0])
     return ranked, _figure(prepared, judge, ranked, damage)

@@ -21,14 +21,14 @@ ATEN = torch.ops.aten
 CONVOLUTIONS = (ATEN.conv2d.default, ATEN.conv2d.padding)
 LAYERS = (*CONVOLUTIONS, ATEN.linear.default)
 # What ONNX Runtime joins with the layer before it.
-CLIPPING = (
+RECTIFYING = (
     ATEN.relu.default,
     ATEN.relu_.default,
-    ATEN.hardtanh.default,
-    ATEN.hardtanh_.default,
     ATEN.relu6.default,
     ATEN.relu6_.default,
 )
+# And these, where they clip at zero from below.
+CLIPPING = (ATEN.hardtanh.default, ATEN.hardtanh_.default)
 # What a call leaves out of its arguments, behind the input, the weight and the bias.
 REST = ((1, 1), (0, 0), (1, 1), 1)
 
@@ -42,7 +42,7 @@ def observe_layers(prepared: fx.GraphModule) -> int:
     added = 0
     for node in list(_layers(prepared)):
         end = node
-        if len(node.users) == 1 and next(iter(node.users)).target in CLIPPING:
+        if len(node.users) == 1 and _joined(next(iter(node.users))):
             end = next(iter(node.users))
         behind = [user for user in end.users if user.op == "output" or _observer(prepared, user)]
         before, weight = (_observer(prepared, given) for given in node.args[:2])
@@ -116,6 +116,13 @@ def on_grid(prepared: fx.GraphModule, grid: Grid, *, calibrated: bool) -> fx.Gra
 
 def _layers(prepared: fx.GraphModule) -> Iterator[fx.Node]:
     return (node for node in prepared.graph.nodes if node.target in LAYERS)
+
+
+def _joined(node: fx.Node) -> bool:
+    """Whether ONNX Runtime computes an operation along with the layer before it."""
+    if node.target in CLIPPING:
+        return len(node.args) > 1 and bool(node.args[1] == 0)
+    return node.target in RECTIFYING
 
 
 def _observer(prepared: fx.GraphModule, node: Any) -> Any:

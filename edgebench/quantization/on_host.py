@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from edgebench.agent.runtimes.onnxruntime import plain_message
 from edgebench.errors import BuildError
 from edgebench.quantization.optimised_session import open_optimised
+
+# Real inputs, one array [N, ...] for each of a model's in its order; None where there are none.
+Examples = Sequence[NDArray[Any]] | None
 
 # For a size that is not fixed: the first axis is the batch, the others are mostly an image's.
 BATCH, OTHER = 2, 32
@@ -37,8 +40,8 @@ class Operator:
     dtype: str
 
 
-def answers(model: Path | bytes) -> list[NDArray[Any]]:
-    """The outputs for made-up inputs, without graph optimisation: what the file itself says."""
+def answers(model: Path | bytes, examples: Examples = None) -> list[NDArray[Any]]:
+    """The outputs for some inputs, without graph optimisation: what the file itself says."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -51,18 +54,20 @@ def answers(model: Path | bytes) -> list[NDArray[Any]]:
             options,
             providers=["CPUExecutionProvider"],
         )
-        given: list[NDArray[Any]] = session.run(None, made_up(session))
+        given: list[NDArray[Any]] = session.run(None, inputs_for(session, examples))
     except Exception as error:
         # ONNX Runtime's exceptions have no common class of their own.
         raise BuildError(f"ONNX Runtime cannot run the file: {plain_message(error)}") from error
     return given
 
 
-def operators_run(path: Path) -> list[Operator]:
-    """The operators of one inference on made-up inputs, after all graph optimisation."""
+def operators_run(path: Path, examples: Examples = None) -> list[Operator]:
+    """The operators of one inference, after all graph optimisation."""
     with tempfile.TemporaryDirectory(prefix="edgebench-profile-") as folder:
-        open_optimised(path, profile=Path(folder) / "profile")
-        (written,) = Path(folder).iterdir()
+        inputs = Path(folder) / "inputs.npz"
+        np.savez(inputs, *(examples or ()))
+        open_optimised(path, profile=Path(folder) / "profile", inputs=inputs)
+        (written,) = Path(folder).glob("profile*")
         events = json.loads(written.read_text(encoding="utf-8"))
     found = []
     for event in events:
@@ -97,6 +102,19 @@ def quiet_logging() -> Iterator[None]:
         logging.disable(disabled)
         root.handlers[:] = handlers
         root.setLevel(level)
+
+
+def inputs_for(session: Any, examples: Examples = None) -> dict[str, NDArray[Any]]:
+    """The first of the examples, as many as the model takes at once; made up without any."""
+    entries = session.get_inputs()
+    if not examples or len(examples) != len(entries) or not len(examples[0]):
+        return made_up(session)
+    feed = {}
+    for entry, array in zip(entries, examples, strict=True):
+        size = entry.shape[0] if entry.shape else None
+        count = size if isinstance(size, int) and size > 0 else min(BATCH, len(array))
+        feed[entry.name] = np.resize(array, (count, *array.shape[1:]))
+    return feed
 
 
 def made_up(session: Any) -> dict[str, NDArray[Any]]:

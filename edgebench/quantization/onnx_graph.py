@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from edgebench.errors import BuildError, nearest, one_line
-from edgebench.quantization.on_host import answers
+from edgebench.quantization.on_host import Examples, answers
 
 # A node that reads a tensor, and at which of its inputs. (None, 0): the graph gives it as an
 # output, or a graph within a node reads it.
@@ -91,8 +91,10 @@ def check_node_names(model: onnx.ModelProto, names: Sequence[str]) -> None:
             )
 
 
-def raise_opset(model: onnx.ModelProto, opset: int) -> None:
+def raise_opset(model: onnx.ModelProto, opset: int, examples: Examples = None) -> None:
     """Raise the model to an operator set in place, unless it has that or a higher one.
+
+    `examples`: what its answers before and after are compared on.
 
     Raises
     ------
@@ -105,10 +107,10 @@ def raise_opset(model: onnx.ModelProto, opset: int) -> None:
     from onnx import version_converter
 
     hint = f"export it with opset {opset}"
-    before = answers(model.SerializeToString())
+    before = answers(model.SerializeToString(), examples)
     try:
         converted = version_converter.convert_version(model, opset)
-        after = answers(converted.SerializeToString())
+        after = answers(converted.SerializeToString(), examples)
     except Exception as error:
         raise BuildError(
             f"the model cannot be raised from opset {given} to {opset}: "

@@ -26,11 +26,13 @@ def open_optimised(
     config: dict[str, str] | None = None,
     optimised: Path | None = None,
     profile: Path | None = None,
+    inputs: Path | None = None,
 ) -> None:
     """Open a session on this host's processor; write its graph, or the profile of one inference.
 
     `level` is one of ONNX Runtime's, `config` entries of its session; `optimised` is the file to
-    write, `profile` the beginning of its name. Raises BuildError, also where the process dies.
+    write, `profile` the beginning of its name, `inputs` the .npz file of examples to profile with.
+    Raises BuildError, also where the process dies.
     """
     job = {
         "path": str(path),
@@ -38,6 +40,7 @@ def open_optimised(
         "config": config or {},
         "optimised": None if optimised is None else str(optimised),
         "profile": None if profile is None else str(profile),
+        "inputs": None if inputs is None else str(inputs),
     }
     try:
         done = subprocess.run(
@@ -64,7 +67,7 @@ def main() -> int:
     """What the child does; the last line on standard error says why it failed."""
     import onnxruntime
 
-    from edgebench.quantization.on_host import made_up
+    from edgebench.quantization.on_host import inputs_for
 
     job: dict[str, Any] = json.loads(sys.argv[1])
     options = onnxruntime.SessionOptions()
@@ -83,13 +86,22 @@ def main() -> int:
             job["path"], options, providers=["CPUExecutionProvider"]
         )
         if job["profile"] is not None:
-            session.run(None, made_up(session))
+            session.run(None, inputs_for(session, _examples(job["inputs"])))
             session.end_profiling()
     except Exception as error:
         # ONNX Runtime's exceptions have no common class of their own.
         print(plain_message(error), file=sys.stderr)
         return 1
     return 0
+
+
+def _examples(path: str | None) -> list[Any]:
+    import numpy as np
+
+    if path is None:
+        return []
+    with np.load(path, allow_pickle=False) as arrays:
+        return list(arrays.values())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from edgebench.errors import BuildError, nearest
+from edgebench.errors import BuildError, nearest, one_line
+from edgebench.quantization.on_host import Examples
 from edgebench.quantization.onnx_graph import forget_inputs, raise_opset
 
 # The operators that hold weights, and which axis of the weight is the output channel's.
@@ -70,6 +71,14 @@ class Prepared:
         """The name for people of an operator."""
         return next((layer.name for layer in self.layers if layer.node == node), node)
 
+    def describe(self, quantized: Path) -> str:
+        """How many layers have integer weights in the file made of this one, and which do not."""
+        graph = onnx.load(quantized, load_external_data=False).graph
+        left = [self.called(layer.node.removesuffix(FUSED)) for layer in _layers(graph, {})]
+        count = len(self.layers)
+        text = f"{count - len(left)} of {count} convolutions and dense layers have integer weights"
+        return f"{text}; left in float: {one_line(', '.join(left), 200)}" if left else text
+
 
 def named_copy(source: Path, destination: Path) -> Prepared:
     """Write `source` to `destination` with a name for every operator, and nothing else changed.
@@ -91,8 +100,10 @@ def named_copy(source: Path, destination: Path) -> Prepared:
     return Prepared(destination, _layers(model.graph, {}))
 
 
-def prepare(source: Path, destination: Path) -> Prepared:
+def prepare(source: Path, destination: Path, examples: Examples = None) -> Prepared:
     """Write `source` to `destination` with normalisation folded and shapes inferred.
+
+    `examples`: real inputs, to check on that raising old operators changes no answer.
 
     Raises
     ------
@@ -103,7 +114,7 @@ def prepare(source: Path, destination: Path) -> Prepared:
     with tempfile.TemporaryDirectory(prefix="edgebench-prepare-") as folder:
         named = named_copy(source, Path(folder) / "named.onnx")
         model = onnx.load(named.path)
-        raise_opset(model, OLDEST_OPSET)
+        raise_opset(model, OLDEST_OPSET, examples)
         # Files of old IR versions list weights as inputs, and what is an input is not folded.
         forget_inputs(model.graph, {tensor.name for tensor in model.graph.initializer})
         model.ir_version = max(model.ir_version, CONSTANT_WEIGHTS_IR)

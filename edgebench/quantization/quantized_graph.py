@@ -24,9 +24,16 @@ from edgebench.quantization.fake_quant import (
     Rounding,
 )
 
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
-ACTIVATION_FUNCTIONS = (F.relu, F.relu6, F.hardtanh, torch.relu, torch.clamp)
-ACTIVATION_METHODS = ("relu", "relu_", "clamp")
+RELU_FUNCTIONS = (F.relu, torch.relu)
+RELU_METHODS = ("relu", "relu_")
+Ends = tuple[float | None, float | None]
+# Where these clip from below and from above, unless their arguments say so.
+CLIPPING: dict[Any, Ends] = {
+    F.relu6: (0.0, 6.0),
+    F.hardtanh: (-1.0, 1.0),
+    torch.clamp: (None, None),
+    "clamp": (None, None),
+}
 
 # What only moves or picks values: its answer lies on the grid its input lies on.
 MOVING = (nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity, nn.MaxPool2d)
@@ -203,7 +210,8 @@ class _Placement:
         places = [node for node in graph.nodes if node in self.wanted]
         for index, node in enumerate(places):
             name = f"quantizer_{index}"
-            quantizer = ActivationQuantizer(grid, learned=learned, ceiling=self._ceiling(node))
+            ceiling = self._ends(node)[1] if self._is_activation(node) else None
+            quantizer = ActivationQuantizer(grid, learned=learned, ceiling=ceiling)
             self.graph_module.add_submodule(name, quantizer)
             with graph.inserting_after(node):
                 call = graph.call_module(name, (node,))
@@ -240,25 +248,36 @@ class _Placement:
         users = list(node.users)
         return users[0] if len(users) == 1 and self._is_activation(users[0]) else node
 
-    def _ceiling(self, node: fx.Node) -> float | None:
-        """The largest value an activation lets through, where it says so."""
+    def _ends(self, node: fx.Node) -> Ends:
+        """Where an operation clips from below and from above, as far as it says so."""
+        if self._is(node, (nn.ReLU,), RELU_FUNCTIONS, RELU_METHODS):
+            return 0.0, None
         layer = self._layer(node)
         if isinstance(layer, nn.Hardtanh):  # ReLU6 is one
-            return float(layer.max_val)
-        if node.target is F.relu6:
-            return 6.0
-        if self._is_activation(node) and not isinstance(layer, nn.Module):
-            bound = node.kwargs.get("max_val", node.kwargs.get("max"))
-            if bound is None and node.target not in {"relu", "relu_", F.relu, torch.relu}:
-                bound = node.args[2] if len(node.args) > 2 else None
-            return float(bound) if isinstance(bound, (int, float)) else None
-        return None
+            return float(layer.min_val), float(layer.max_val)
+        if node.op not in {"call_method", "call_function"} or node.target not in CLIPPING:
+            return None, None
+        low, high = CLIPPING[node.target]
+        given: list[Any] = [
+            node.kwargs.get("min_val", node.kwargs.get("min", low)),
+            node.kwargs.get("max_val", node.kwargs.get("max", high)),
+        ]
+        given[: len(node.args) - 1] = node.args[1:3]
+        # With one end alone torch writes Max or Min, which no kernel takes in.
+        if not all(isinstance(end, (int, float)) for end in given):
+            return None, None
+        return float(given[0]), float(given[1])
 
     def _layer(self, node: fx.Node) -> nn.Module | None:
         return self.modules[str(node.target)] if node.op == "call_module" else None
 
     def _is_activation(self, node: fx.Node) -> bool:
-        return self._is(node, ACTIVATIONS, ACTIVATION_FUNCTIONS, ACTIVATION_METHODS)
+        """Whether a kernel computes it along with the layer before: it clips at zero from below.
+
+        ONNX Runtime drops a clipping that covers all integers of the quantizer behind it. Those end
+        at zero where all values do, and nowhere else exactly.
+        """
+        return self._ends(node)[0] == 0
 
     def _is(
         self,

@@ -126,9 +126,13 @@ def open_session(model: Path | bytes) -> Any:
 
 def answers(model: Path, feed: Feed) -> NDArray[np.float32]:
     """A file's first output for every example."""
+    return np.concatenate(all_answers(model, feed)[0])
+
+
+def all_answers(model: Path, feed: Feed) -> list[list[NDArray[Any]]]:
+    """Every output of a file: of each, its answers to one batch after the other."""
     session = open_session(model)
-    parts = [session.run(None, batch)[0] for batch in feed]
-    return np.concatenate(parts)
+    return [list(parts) for parts in zip(*(session.run(None, b) for b in feed), strict=True)]
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

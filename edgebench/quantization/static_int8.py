@@ -16,14 +16,20 @@ from onnxruntime import quantization
 from edgebench.errors import BuildError
 from edgebench.quantization.calibration import (
     Calibration,
+    Limits,
     activation_ranges,
     clip_weights,
     save_ranges,
+    weight_limits,
 )
+from edgebench.quantization.exported_graph import keep_in_float
+from edgebench.quantization.onnx_graph import counted
 from edgebench.quantization.optimised_session import open_optimised
 from edgebench.quantization.prepare import LAYERS, Prepared
 from edgebench.quantization.running import Feed
 
+# What stands between a stored weight and its layer.
+UNPACKING = ("Cast", "DequantizeLinear", "Transpose")
 # Each integer operator of ONNX Runtime, and which input of it is the weight.
 KERNELS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "MatMulIntegerToFloat": 1}
 
@@ -54,14 +60,14 @@ FORMATS = {
 class StaticQuantizer:
     """Quantizes one prepared file, calibrated once, as often as asked.
 
-    `model`: the file to quantize, its weights clipped where calibration says so. `ranges`: the
-    calibration cache.
+    `ranges`: the calibration cache. `limits`: where the weights of the layers to quantize end.
     """
 
-    model: Path
+    prepared: Prepared
     ranges: Path
     format: Int8
     per_channel: bool
+    limits: Limits
 
     def quantize(
         self, destination: Path, *, leave: Sequence[str] = (), only: Sequence[str] = ()
@@ -76,7 +82,7 @@ class StaticQuantizer:
             quantization.QuantType.QUInt8 if self.format.unsigned else quantization.QuantType.QInt8
         )
         quantization.quantize_static(
-            str(self.model),
+            str(self._clipped(leave, only) if self.limits else self.prepared.path),
             str(destination),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=self.per_channel,
@@ -89,8 +95,21 @@ class StaticQuantizer:
             calibration_cache_path=self.ranges,
             extra_options=extra,
         )
-        if not self.format.symmetric:
-            _keep_float_layers_float(destination)
+        model = onnx.load(destination)
+        if self.format.symmetric:
+            keep_in_float(model)
+        else:
+            _keep_float_layers_float(model)
+        onnx.save(model, destination)
+
+    def _clipped(self, leave: Sequence[str], only: Sequence[str]) -> Path:
+        """The prepared file with the weights clipped that are quantized."""
+        layers = {layer.node for layer in self.prepared.layers} - set(leave)
+        model = onnx.load(self.prepared.path)
+        clip_weights(model, self.limits, layers & set(only) if only else layers)
+        path = self.ranges.with_name("clipped.onnx")
+        onnx.save(model, path)
+        return path
 
 
 def calibrated(
@@ -106,22 +125,21 @@ def calibrated(
     ranges = activation_ranges(prepared.path, feed, calibration, symmetric=int8.symmetric)
     cache = folder / "ranges.json"
     save_ranges(ranges, cache)
-    model = prepared.path
+    limits: Limits = {}
     if calibration.method == "mse":
-        model = folder / "clipped.onnx"
-        clip_weights(prepared, model, limit=int8.weight_limit, per_channel=per_channel)
-    return StaticQuantizer(model, cache, int8, per_channel)
+        limits = weight_limits(prepared, limit=int8.weight_limit, per_channel=per_channel)
+    return StaticQuantizer(prepared, cache, int8, per_channel, limits)
 
 
-def _keep_float_layers_float(path: Path) -> None:
-    """Stop ONNX Runtime from quantizing by itself what was left in float.
+def _keep_float_layers_float(model: onnx.ModelProto) -> None:
+    """Stop ONNX Runtime from quantizing by itself what was left in float, in place.
 
     Between a DequantizeLinear and a QuantizeLinear its optimiser (WeightBiasQuantization) gives a
     float Conv or Gemm 8-bit weights of one scale a tensor, but only where its input has one scale.
     So such a layer reads its input through a DequantizeLinear with that same scale once a channel:
-    the values are the same, bit for bit. TensorRT has no such optimiser, and refuses such scales.
+    the values are the same, bit for bit. That costs less than the sum of `keep_in_float`, but
+    TensorRT refuses such scales.
     """
-    model = onnx.load(path)
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
@@ -149,7 +167,6 @@ def _keep_float_layers_float(path: Path) -> None:
         node.input[0] = name
         if not any(source.output[0] in other.input for other in graph.node):
             graph.node.remove(next(n for n in graph.node if n.name == source.name))
-    onnx.save(model, path)
 
 
 def _input_channels(node: onnx.NodeProto, weight: list[int]) -> int:
@@ -165,25 +182,35 @@ def quantized_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     producers = {name: node for node in model.graph.node for name in node.output}
     return [
         node
-        for node in model.graph.node
-        if node.op_type in LAYERS
-        and all(
-            name in producers and producers[name].op_type == "DequantizeLinear"
-            for name in node.input[:2]
-        )
-        and producers[node.input[1]].input[0] not in producers
+        for node in integer_weight_layers(model)
+        if node.input[0] in producers and producers[node.input[0]].op_type == "DequantizeLinear"
     ]
 
 
-def integer_kernels(path: Path, int8: Int8) -> int:
+def integer_weight_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The layers of a QDQ file whose weight is stored as integers, whatever their input."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+
+    def stored(name: str) -> bool:
+        dequantized = False
+        while name in producers and producers[name].op_type in UNPACKING:
+            dequantized = dequantized or producers[name].op_type == "DequantizeLinear"
+            name = producers[name].input[0]
+        return dequantized and name not in producers
+
+    return [node for node in model.graph.node if node.op_type in LAYERS and stored(node.input[1])]
+
+
+def integer_kernels(path: Path, *, unsigned: bool) -> int:
     """How many layers of a QDQ file ONNX Runtime runs as integer kernels.
 
-    On this host's processor; or on ARM for int8 activations, which x86 runs in part alone.
+    On this host's processor; or on ARM for int8 activations (not `unsigned`), which x86 runs in
+    part alone.
     """
     with tempfile.TemporaryDirectory(prefix="edgebench-kernels-") as folder:
         optimised = Path(folder) / "optimised.onnx"
         # What ARM processors do by default.
-        config = {} if int8.unsigned else {"session.qdqisint8allowed": "1"}
+        config = {} if unsigned else {"session.qdqisint8allowed": "1"}
         open_optimised(path, level="ORT_ENABLE_EXTENDED", config=config, optimised=optimised)
         graph = onnx.load(optimised).graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -212,8 +239,8 @@ def describe_achieved(path: Path, prepared: Prepared, int8: Int8) -> str:
     text = f"{count} of {len(prepared.layers)} convolutions and dense layers are quantized"
     if int8.symmetric:
         return f"{text}, in the form that TensorRT reads"
-    kernels = integer_kernels(path, int8)
-    where = "in ONNX Runtime" if int8.unsigned else "in ONNX Runtime on ARM"
+    kernels = integer_kernels(path, unsigned=int8.unsigned)
+    where = _where(unsigned=int8.unsigned)
     if not kernels:
         raise BuildError(
             f"{text}, but none of them is an integer kernel {where}",
@@ -222,3 +249,27 @@ def describe_achieved(path: Path, prepared: Prepared, int8: Int8) -> str:
     if kernels == count:
         return f"{text}, each of them an integer kernel {where}"
     return f"{text}, {kernels} of them integer kernels {where}"
+
+
+def describe_kernels(path: Path, *, unsigned: bool) -> str:
+    """How many layers with integer weights run as integer kernels, as a sentence.
+
+    Raises
+    ------
+    BuildError
+        None does.
+    """
+    count = len(integer_weight_layers(onnx.load(path)))
+    kernels = integer_kernels(path, unsigned=unsigned)
+    where = _where(unsigned=unsigned)
+    if not kernels:
+        raise BuildError(
+            f"none of the {counted(count, 'layer')} with integer weights is an integer kernel "
+            f"{where}",
+            hint="activations: float makes the file as small",
+        )
+    return f"{kernels} of {counted(count, 'layer')} run as integer kernels {where}"
+
+
+def _where(*, unsigned: bool) -> str:
+    return "in ONNX Runtime" if unsigned else "in ONNX Runtime on ARM"

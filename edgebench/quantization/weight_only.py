@@ -21,7 +21,7 @@ from edgebench.quantization.int4 import (
     INT4_OPSET,
     int4_tensor,
 )
-from edgebench.quantization.on_host import operators_run
+from edgebench.quantization.on_host import Examples, operators_run
 from edgebench.quantization.onnx_graph import (
     check_node_names,
     constants_to_initializers,
@@ -37,7 +37,7 @@ from edgebench.quantization.onnx_graph import (
 INT8_OPSET = 13
 LOWEST = {8: -128, 4: INT4_LOW}
 HIGHEST = {8: 127, 4: INT4_HIGH}
-LAYERS = ("Conv", "Gemm", "MatMul")
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def quantize_weights(
     kernel: Literal["dequantize", "matmul-nbits"],
     exclude: Sequence[str],
     opset: int,
+    examples: Examples = None,
 ) -> list[str]:
     """Store the weights of convolutions and dense layers as integers; returns notes for the report.
 
@@ -69,7 +70,8 @@ def quantize_weights(
     `group_size` input channels of one output channel and, in a convolution, of one kernel position.
     A layer of fewer input channels than that has one scale an output channel. MatMulNBits always
     has groups, of 32 where none is asked for, and scales the value furthest from zero to −8 or
-    −128. `exclude` names nodes that stay float32; `opset` is what the target's runtime reads.
+    −128. `exclude` names nodes that stay float32; `opset` is what the target's runtime reads;
+    `examples` are real inputs to run the result on.
 
     Raises
     ------
@@ -85,7 +87,9 @@ def quantize_weights(
     if kernel == "matmul-nbits":
         from edgebench.quantization.matmul_nbits import quantize_dense_layers
 
-        return quantize_dense_layers(model, destination, bits=bits, group=group_size, skip=exclude)
+        return quantize_dense_layers(
+            model, destination, bits=bits, group=group_size, skip=exclude, examples=examples
+        )
     needed = INT4_OPSET if bits == 4 or group_size is not None else INT8_OPSET
     if opset < needed:
         what = "4-bit weights need" if bits == 4 else "scales of groups need"
@@ -94,9 +98,9 @@ def quantize_weights(
             hint=f"set 'opset: {needed}' in the target if its runtime reads that, or use "
             "'kernel: matmul-nbits' (dense layers, ONNX Runtime only)",
         )
-    raise_opset(model, needed)
+    raise_opset(model, needed, examples)
     constants_to_initializers(model.graph)
-    weights, left = _weights(model, exclude)
+    weights, shared, grouped = _weights(model, exclude)
     before = after = short = 0
     nodes, added = [], []
     for weight in weights:
@@ -133,9 +137,13 @@ def quantize_weights(
             f"of fewer than {group_size} inputs, and so with one scale an output channel: {short} "
             "of them"
         )
-    if left:
-        notes.append(f"left in float32, since other operators read them too: {', '.join(left)}")
-    return [*notes, *_run_as(destination)]
+    for names, why in (
+        (shared, "other operators read them too"),
+        (grouped, "no axis of theirs is the output channel (transposed convolutions in groups)"),
+    ):
+        if names:
+            notes.append(f"left in float32, since {why}: {', '.join(names)}")
+    return [*notes, *_run_as(destination, examples)]
 
 
 def check_smaller(before: int, after: int) -> None:
@@ -152,20 +160,28 @@ def bytes_note(before: int, after: int) -> str:
     return f"{after} bytes with their scales, {before} in float32"
 
 
-def input_axis_of(node: onnx.NodeProto, rank: int) -> int:
-    """The axis of a layer's weight along which inputs are summed."""
+def axes_of(node: onnx.NodeProto, rank: int) -> tuple[int, int]:
+    """The axes of a layer's weight: of its output channels, and of the inputs they sum."""
     if node.op_type == "Conv":
-        return 1
+        return 0, 1
+    if node.op_type == "ConvTranspose":
+        return 1, 0
     if node.op_type == "Gemm":
-        return 1 if any(a.name == "transB" and a.i for a in node.attribute) else 0
-    return rank - 2
+        return (0, 1) if any(a.name == "transB" and a.i for a in node.attribute) else (1, 0)
+    return rank - 1, rank - 2
 
 
-def _weights(model: onnx.ModelProto, exclude: Sequence[str]) -> tuple[list[_Weight], list[str]]:
-    """The weights to quantize, and the names of those that other operators read too."""
+def _weights(
+    model: onnx.ModelProto, exclude: Sequence[str]
+) -> tuple[list[_Weight], list[str], list[str]]:
+    """The weights to quantize, and the names of those that cannot be.
+
+    Because other operators read them too; or because a transposed convolution works in groups.
+    """
     uses, tensors = uses_of(model.graph), {t.name: t for t in model.graph.initializer}
     found: list[_Weight] = []
-    left: list[str] = []
+    shared: list[str] = []
+    grouped: list[str] = []
     for node in model.graph.node:
         name = node.input[1] if len(node.input) > 1 else ""
         tensor = tensors.get(name)
@@ -174,22 +190,26 @@ def _weights(model: onnx.ModelProto, exclude: Sequence[str]) -> tuple[list[_Weig
         rank = len(tensor.dims)
         if tensor.data_type != TensorProto.FLOAT or rank < 2 or 0 in tensor.dims:
             continue
-        inputs = input_axis_of(node, rank)
+        if node.op_type == "ConvTranspose" and any(
+            a.name == "group" and a.i > 1 for a in node.attribute
+        ):
+            grouped.append(name)
+            continue
+        axes = axes_of(node, rank)
         # All its readers must be such layers, with the channels on the same axis.
         alike = all(
             other is not None
             and place == 1
             and other.op_type in LAYERS
             and other.name not in exclude
-            and input_axis_of(other, rank) == inputs
+            and axes_of(other, rank) == axes
             for other, place in uses[name]
         )
         if not alike:
-            left += [name] if name not in left else []
+            shared += [name] if name not in shared else []
         elif all(weight.tensor.name != name for weight in found):
-            channel = 0 if inputs == 1 and node.op_type != "MatMul" else rank - 1
-            found.append(_Weight(tensor, channel, inputs))
-    return found, left
+            found.append(_Weight(tensor, *axes))
+    return found, shared, grouped
 
 
 def _behind_dequantize(
@@ -241,9 +261,9 @@ def _behind_dequantize(
     return node, [tensor, scales]
 
 
-def _run_as(path: Path) -> list[str]:
+def _run_as(path: Path, examples: Examples) -> list[str]:
     """What ONNX Runtime makes of the weights on this host's processor, for the notes."""
-    counts: Counter[Any] = Counter(operator.name for operator in operators_run(path))
+    counts: Counter[Any] = Counter(operator.name for operator in operators_run(path, examples))
     notes = []
     if counts["DequantizeLinear"]:
         notes.append(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgebench.records import Reason, RunRecord, Variant, Verdict
 from edgebench.report import format as fmt
@@ -34,6 +34,7 @@ class Cell(NamedTuple):
 class Row:
     """One variant with its numbers written out; `tone` is the colour family of its verdict.
 
+    `chain` has the options that were asked for.
     `told`: the least change of latency its measurement would have told from none. `invalid`: why
     the measurement is no evidence, empty where it is. `reasons`: what decided the verdict comes
     first, and what holds for several gates is there once.
@@ -134,7 +135,17 @@ def subject(run: RunRecord) -> str:
 def verdict_rows(run: RunRecord) -> list[Row]:
     """All variants that are not controls, base first."""
     base = run.variant("base")
-    return [_row(variant, base) for variant in ordered(run)]
+    return [_row(variant, base, written_chain(run, variant)) for variant in ordered(run)]
+
+
+def written_chain(run: RunRecord, variant: Variant) -> Sequence[Mapping[str, Any]]:
+    """A variant's steps with the options that were asked for; the record's own hold them all."""
+    written = run.recipe.get("variants")
+    steps = written.get(variant.name) if isinstance(written, Mapping) else None
+    if isinstance(steps, list) and all(isinstance(step, Mapping) for step in steps):
+        return steps
+    trials = run.search.trials if run.search is not None else ()
+    return next((trial.chain for trial in trials if trial.variant == variant.name), variant.chain)
 
 
 def reference(base: Variant | None, name: str) -> float | None:
@@ -155,7 +166,7 @@ def comparison_cell(variant: Variant, name: str) -> Cell:
     return Cell(*fmt.parts(name, variant.comparisons.get(name)))
 
 
-def _row(variant: Variant, base: Variant | None) -> Row:
+def _row(variant: Variant, base: Variant | None, chain: Sequence[Mapping[str, Any]]) -> Row:
     word = verdict_word(variant)
 
     def against_base(name: str) -> Cell:
@@ -164,7 +175,7 @@ def _row(variant: Variant, base: Variant | None) -> Row:
 
     return Row(
         name=fmt.clean(variant.name),
-        chain=fmt.chain(variant.chain) or ("uncompressed" if variant.name == "base" else ""),
+        chain=fmt.chain(chain) or ("uncompressed" if variant.name == "base" else ""),
         word=word,
         tone=tone(word),
         latency=metric_cell(variant, "latency_p50_ms", base),

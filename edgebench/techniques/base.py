@@ -70,6 +70,7 @@ class Context:
     on the target, each over base; None where the target cannot be reached. `stranger_distance` is
     the mean activation distance of the independent controls from base on the validation examples;
     None where there is no control. `scratch`: a folder where trainings leave their checkpoints.
+    `check_export` raises BuildError where the target's format cannot hold a module.
     """
 
     train_x: NDArray[np.float32]
@@ -92,6 +93,7 @@ class Context:
     latency_ratios: Callable[[Sequence[nn.Module]], list[float]] | None = None
     stranger_distance: Callable[[], float] | None = None
     scratch: Path | None = None
+    check_export: Callable[[nn.Module], None] | None = None
     train_inputs: tuple[NDArray[Any], ...] | None = None
     validation_inputs: tuple[NDArray[Any], ...] | None = None
 
@@ -100,14 +102,15 @@ class Context:
         """Whether there are labels: to learn from, and to decide by accuracy on."""
         return len(self.train_y) > 0
 
-    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def tensors(self, wanted_by: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """The training examples and labels as tensors that share the arrays' memory.
 
-        Raises BuildError where there are no labels.
+        Raises BuildError where there are no labels; `wanted_by` is what can do nothing without.
         """
         import torch
 
-        self._need_labels("learn from", "leave out what trains, such as 'finetune'")
+        left_out = f"'{wanted_by}'" if wanted_by else "what trains, such as 'finetune'"
+        self._need_labels("learn from", f"leave out {left_out}")
         return torch.from_numpy(self.train_x), torch.from_numpy(self.train_y)
 
     def inputs(self) -> tuple[torch.Tensor, ...]:
@@ -179,6 +182,17 @@ class Context:
         """The seed of one named random draw."""
         return named_seed(self.seed, purpose)
 
+    def init_seed(self, purpose: str) -> int:
+        """The seed of named first weights: `training`'s own, where it has one, decides it."""
+        return self._seed_of(self.training.init_seed, purpose)
+
+    def order_seed(self, purpose: str) -> int:
+        """The seed of a named order of examples: `training`'s own, where it has one, decides it."""
+        return self._seed_of(self.training.order_seed, purpose)
+
+    def _seed_of(self, own: int | None, purpose: str) -> int:
+        return self.seed_for(purpose) if own is None else named_seed(own, purpose)
+
     def _need_labels(self, what: str, hint: str) -> None:
         if not self.labelled:
             raise BuildError(f"there are no labels to {what}", where="the data", hint=hint)
@@ -208,8 +222,7 @@ class Technique(ABC):
 
     `last`: nothing may follow it in a chain, and why. `for_target`: its result depends on the
     target's int8 format, precisions and the like, and is stored for them alone. `replaces`: it
-    starts a new network, so that whatever stands before it in a chain would be lost. `undoes`: the
-    techniques whose work it would undo, and why.
+    starts a new network, so that whatever stands before it in a chain would be lost.
     """
 
     name: ClassVar[str]
@@ -219,7 +232,6 @@ class Technique(ABC):
     last: ClassVar[str | None] = None
     for_target: ClassVar[bool] = False
     replaces: ClassVar[bool] = False
-    undoes: ClassVar[dict[str, str]] = {}
 
     def identity(self, options: Any) -> dict[str, Any]:
         """What the result depends on besides the options: JSON-able, part of its key."""
@@ -228,6 +240,10 @@ class Technique(ABC):
     def closed_by(self, options: Any) -> str | None:
         """Why nothing may follow this step in a chain; None where something may."""
         return self.last
+
+    def undone_by(self, options: Any, later: str, later_options: Any) -> str | None:
+        """Why a later step of that technique would undo this one; None where it would not."""
+        return None
 
     def check(self, options: Any) -> None:  # noqa: B027 - most options cannot be wrong alone
         """Raise BuildError for options that cannot work whatever the model; before any work."""
@@ -282,10 +298,13 @@ TECHNIQUES: Registry[type[Technique]] = Registry("technique", "edgebench.techniq
 
 
 def weight_layers(module: nn.Module) -> list[tuple[str, WeightLayer]]:
-    """The convolutions and dense layers of a module, with their names, in order of definition."""
+    """The convolutions (transposed ones too) and dense layers of a module, with their names.
+
+    In order of definition.
+    """
     from torch import nn
 
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
     return [
         (name, cast("WeightLayer", layer))
         for name, layer in module.named_modules()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from numpy.typing import NDArray
 from pydantic import Field
 
 from edgebench.errors import BuildError, one_line
@@ -56,15 +58,18 @@ class Cast(OnnxTechnique):
             raise BuildError(
                 f"the target runs no {options.dtype}", hint="see 'precisions' in its file"
             )
+        examples = [one.numpy() for one in context.examples()]
         model = onnx.load(source)
         constants_to_initializers(model.graph)
-        convert = _to_fp16 if options.dtype == "fp16" else _to_bf16
-        converted, notes = convert(model)
+        if options.dtype == "fp16":
+            converted, notes = _to_fp16(model)
+        else:
+            converted, notes = _to_bf16(model, examples)
         onnx.save(converted, destination)
-        operators = operators_run(destination)
+        operators = operators_run(destination, examples)
         if options.dtype == "bf16":
             # Casts of weights that the optimiser had not folded would cost time.
-            before = sum(operator.name == "Cast" for operator in operators_run(source))
+            before = sum(operator.name == "Cast" for operator in operators_run(source, examples))
             left = sum(operator.name == "Cast" for operator in operators) - before
             when = f", {left} of them at each inference" if left > 0 else " when the file is loaded"
             notes.append(f"ONNX Runtime converts the bf16 weights to float32{when}")
@@ -106,7 +111,9 @@ def _to_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     return converted, [f"{over} weights were beyond ±{FP16_MAX:g} and were clipped"] if over else []
 
 
-def _to_bf16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+def _to_bf16(
+    model: onnx.ModelProto, examples: Sequence[NDArray[Any]]
+) -> tuple[onnx.ModelProto, list[str]]:
     """The model, changed in place, with its weights as bf16 behind a Cast to float32."""
     import numpy as np
     import onnx
@@ -121,7 +128,7 @@ def _to_bf16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         uses_of,
     )
 
-    raise_opset(model, BF16_OPSET)
+    raise_opset(model, BF16_OPSET, examples)
     uses, casts = uses_of(model.graph), []
     for tensor in model.graph.initializer:
         name = tensor.name

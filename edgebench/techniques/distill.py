@@ -18,11 +18,13 @@ from edgebench.distillation.settings import (
     LossName,
     TeacherSettings,
     adapted,
+    departures,
+    published_training,
 )
 from edgebench.errors import BuildError, ModelError, UnknownNameError
-from edgebench.hashing import named_seed
 from edgebench.models.base import MODELS
 from edgebench.models.source import check_classifier, find_model
+from edgebench.records import WARNING
 from edgebench.techniques.base import TECHNIQUES, Context, Options, Outcome, TorchTechnique
 from edgebench.training.loop import deterministic
 
@@ -81,7 +83,7 @@ class DistillOptions(Options):
     as_published: Literal["000"] | None = Field(
         None,
         description='"000", in quotes: that paper\'s faulty recipe, to reproduce its numbers '
-        "(double softmax, alpha weighs the labels, Adamax); none: off",
+        "(double softmax, alpha weighs the labels, Adamax at one rate, no augmentation); none: off",
     )
 
     @property
@@ -185,18 +187,20 @@ class Distill(TorchTechnique):
             weight_decay=options.weight_decay,
         )
         if options.as_published is not None:
-            settings = settings.model_copy(update={"optimizer": "adamax", "nesterov": False})
+            settings = published_training(settings)
         tutor, objective = _lesson(options, student, base, trainer=trainer, context=context)
         trainer.train(student, objective, "student", "the student", settings)
         notes = _sizes(count(student), tutor)
         notes.append(f"the student minimised {objective.text}")
+        if options.as_published is not None:
+            notes += departures(settings)
         return student, Outcome(notes=[*notes, *(tutor.notes if tutor else []), *objective.notes])
 
     def restructure(
         self, module: nn.Module, options: Any, structure: dict[str, Any], context: Context
     ) -> nn.Module:
         """A new student."""
-        with deterministic(_init_seed(context, "distill/init")):
+        with deterministic(context.init_seed("distill/init")):
             if options.student is not None:
                 source = find_model(options.student, weights=None, options=_passed(options))
                 return source.build(context.input_shape, context.classes)
@@ -268,7 +272,8 @@ def _lesson(
     from edgebench.distillation.teachers import find_tutor, network_tutor
 
     probabilities = context.probabilities
-    answers = Answers(trainer.y, options.softened, options.share, probabilities)
+    smoothing = context.training.label_smoothing
+    answers = Answers(trainer.y, options.softened, options.share, probabilities, smoothing)
     if options.as_published is not None:
         tutor = network_tutor(base, trainer)
         alpha = USUAL_ALPHA if options.alpha is None else options.alpha
@@ -293,31 +298,37 @@ def _lesson(
         if options.loss not in ON_FEATURES:
             return on_answers(teacher)
         temperature, alpha = options.softened, USUAL["logits"][1]
-        return Answers(trainer.y, temperature, alpha, probabilities).logits(teacher)
+        return Answers(trainer.y, temperature, alpha, probabilities, smoothing).logits(teacher)
 
     tutor = find_tutor(options.taught_by, base, context.new_module, trainer, for_assistants)
     if options.loss not in ON_FEATURES:
         return tutor, on_answers(tutor.answers)
     assert tutor.network is not None  # noqa: S101 - the options' validator saw to it
     looked = Looked(student, tutor.network, tutor.probabilities, context.example())
-    with deterministic(_init_seed(context, "distill/heads")):
+    with deterministic(context.init_seed("distill/heads")):
         return tutor, looked.objective(options.on_features, answers)
 
 
 def _sizes(student: int, tutor: Tutor | None) -> list[str]:
     """How large student and teacher are, with a warning where the student is the larger."""
-    if tutor is None or tutor.parameters is None:
+    if tutor is None or not tutor.sizes:
         return [f"the student has {student:,} parameters"]
-    sizes = f"the student has {student:,} parameters, its teacher {tutor.parameters:,}"
-    if student > tutor.parameters:
-        return [f"warning: {sizes}: the student is larger than its teacher"]
+    sizes = f"the student has {student:,} parameters, its teacher {sum(tutor.sizes):,}"
+    if len(tutor.sizes) > 1:
+        sizes += f" in {len(tutor.sizes)} networks"
+    if student > max(tutor.sizes):
+        teacher = "its teacher" if len(tutor.sizes) == 1 else "each of them"
+        return [f"{WARNING}{sizes}: the student is larger than {teacher}"]
     return [sizes]
 
 
 def _check_form(
     student: nn.Module, options: DistillOptions, trainer: Trainer, context: Context
 ) -> None:
-    """Raise BuildError where the student ends in a softmax and base does not, or the reverse."""
+    """Raise BuildError for a student that cannot be exported, or has another form than base.
+
+    That is, one of them ends in a softmax and the other does not. Base's own architecture is known.
+    """
     if options.student is None:
         return
     check_classifier(
@@ -331,32 +342,29 @@ def _check_form(
             "their answers could not be compared",
             hint="end both in a softmax or neither",
         )
+    if context.check_export is not None:
+        try:
+            context.check_export(student)
+        except BuildError as error:
+            raise BuildError(
+                error.what, where=f"student '{options.student}'", hint=error.hint
+            ) from error
 
 
 def _trainer(context: Context) -> Trainer:
     from edgebench.distillation.teachers import Trainer
 
-    x, y = context.tensors()
+    x, y = context.tensors("distill")
     return Trainer(
         x,
         y,
         context.classes,
         context.training,
-        init_seed=lambda purpose: _init_seed(context, f"{purpose}/init"),
-        order_seed=lambda purpose: _order_seed(context, f"{purpose}/order"),
+        init_seed=lambda purpose: context.init_seed(f"{purpose}/init"),
+        order_seed=lambda purpose: context.order_seed(f"{purpose}/order"),
         checkpoint=context.checkpoint,
         on_epoch=context.on_epoch,
     )
-
-
-def _init_seed(context: Context, purpose: str) -> int:
-    seed = context.training.init_seed
-    return context.seed_for(purpose) if seed is None else named_seed(seed, purpose)
-
-
-def _order_seed(context: Context, purpose: str) -> int:
-    seed = context.training.order_seed
-    return context.seed_for(purpose) if seed is None else named_seed(seed, purpose)
 
 
 def _passed(options: DistillOptions) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def finetune(
     """
     if on_update is None and beside is None:
         on_update, beside = _keeping_zeros(module)
-    x, y = context.tensors()
+    # A technique's own options say how it trains itself; others have them as their 'finetune'.
+    x, y = context.tensors("finetune" if type(options) is Finetune else technique)
     rate = options.learning_rate
     settings = context.training.shortened(
         options.epochs, rate if rate is not None else context.training.learning_rate / 3
@@ -70,7 +71,7 @@ def finetune(
         x,
         loss,
         settings,
-        seed=context.seed_for(f"{technique}/finetune"),
+        seed=context.order_seed(f"{technique}/finetune"),
         what=what or f"after {technique}",
         on_epoch=context.on_epoch,
         on_update=on_update,

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from edgebench.errors import BuildError, nearest
+from edgebench.errors import BuildError
+from edgebench.models.costs import costs
+from edgebench.pruning.layer_names import listed, resolved, within
 from edgebench.records import Figure
 from edgebench.techniques.base import (
     TECHNIQUES,
@@ -17,6 +19,7 @@ from edgebench.techniques.base import (
     weight_layers,
 )
 from edgebench.techniques.finetune import Finetune, finetune
+from edgebench.techniques.layer_names import LayerNames, check_apart
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 DEFAULT_ENERGY = 0.9
 # Of a curve in the report: more points than a line can show are left out.
 MOST_POINTS = 64
+# What a model does with a layer that no chain can stand in for.
+READ = "reads weights or sizes"
 
 
 class LowRankOptions(Options):
@@ -52,8 +57,10 @@ class LowRankOptions(Options):
     round_to: int | Literal["auto"] | None = Field(
         None, description="ranks are multiples of so many; auto: the target's vector width"
     )
-    layers: list[str] | None = Field(None, description="these layers alone; none: all that can be")
-    exclude: list[str] = Field(default_factory=list, description="not these layers")
+    layers: LayerNames | None = Field(
+        None, min_length=1, description="only these layers or blocks; none: all that can be"
+    )
+    exclude: LayerNames = Field(default_factory=list, description="not these layers or blocks")
     finetune: Finetune | None = Field(None, description="train on with the factors")
 
     @field_validator("round_to")
@@ -63,22 +70,13 @@ class LowRankOptions(Options):
             raise ValueError("round_to must be 'auto' or a number from 2 to 256")
         return value
 
-    @field_validator("layers")
-    @classmethod
-    def _not_empty(cls, value: list[str] | None) -> list[str] | None:
-        if value is not None and not value:
-            raise ValueError("layers is empty: name some, or leave it out for all")
-        return value
-
     @model_validator(mode="after")
     def _fits_together(self) -> LowRankOptions:
         if self.energy is not None and self.ratio is not None:
             raise ValueError("give energy or ratio, not both: each of them sets the ranks")
         if self.conv == "none" and self.dense == "none":
             raise ValueError("conv and dense are both 'none': there is nothing to factorize")
-        both = sorted({*self.exclude} & {*(self.layers or [])})
-        if both:
-            raise ValueError(f"'{both[0]}' stands in layers and in exclude")
+        check_apart(self.layers, self.exclude)
         return self
 
 
@@ -91,24 +89,23 @@ class LowRank(TorchTechnique):
     (Zhang et al., 2016) or over rows and columns (Jaderberg et al., 2014). Grouped and depthwise
     convolutions stay. Ranks follow from one energy: each layer keeps at least that share of its
     squared weights. With `ratio`, it is the largest energy at which so many of the network's
-    multiply-accumulates go, counted in convolutions and dense layers.
+    multiply-accumulates go.
     """
 
     name = "low-rank"
-    undoes: ClassVar[dict[str, str]] = {"prune-unstructured": "factors have no zeros"}
     summary = "dense layers and convolutions become chains of low rank (SVD, Tucker, CP)"
     Options: ClassVar[type[Options]] = LowRankOptions
 
     def apply(self, module: nn.Module, options: Any, context: Context) -> tuple[nn.Module, Outcome]:
         """Choose the ranks, replace the layers, check what they cost, and train on."""
-        from edgebench.factorization.layers import count_macs, empty_layers, filled, replace
+        from edgebench.factorization.layers import empty_layers, filled, replace
         from edgebench.factorization.ranks import ranks_for_energy, ranks_for_saving
 
         example = context.examples()
         layers = len(weight_layers(module))
-        found = self._factorizations(module, options, context)
-        macs = count_macs(module, example)
-        parameters = _parameters(module)
+        found, spared = self._factorizations(module, options, context)
+        before = costs(module, example)
+        macs = before["macs"]
         step = context.vector_width if options.round_to == "auto" else options.round_to or 1
         if options.ratio is None:
             energy = options.energy if options.energy is not None else DEFAULT_ENERGY
@@ -131,17 +128,18 @@ class LowRank(TorchTechnique):
             weight += float(old.weight.norm()) ** 2
             new = empty_layers(old.layer, old.kind, ranks)
             replace(module, old.layer, filled(new, factors, old.layer))
-        after = count_macs(module, example)
-        _check_achieved(macs, after, options)
+        after = costs(module, example)
+        _check_achieved(macs, after["macs"], options)
         notes = [
             f"{len(chosen)} of {layers} layers became chains that keep at "
             f"least {energy:.2%} of their squared weights; {len(found) - len(chosen)} cost less as "
             "they are",
-            f"parameters {parameters:,} → {_parameters(module):,} "
-            f"({1 - _parameters(module) / parameters:.1%} less), multiply-accumulates {macs:,} → "
-            f"{after:,} ({1 - after / macs:.1%} less)",
+            f"parameters {_change(before, after, 'parameters')}, multiply-accumulates "
+            f"{_change(before, after, 'macs')}",
             f"relative error of the replaced weights {(lost / weight) ** 0.5 if weight else 0:.3g}",
         ]
+        if spared:
+            notes.append(f"left as they are, since the model {READ} itself: {listed(spared)}")
         if options.finetune is not None:
             finetune(module, options.finetune, context, technique=self.name)
         structure = {
@@ -165,25 +163,17 @@ class LowRank(TorchTechnique):
 
     def _factorizations(
         self, module: nn.Module, options: Any, context: Context
-    ) -> dict[str, Factorization]:
-        """The layers to factorize, by name."""
-        from edgebench.factorization.layers import owners, uses, why_not
+    ) -> tuple[dict[str, Factorization], list[str]]:
+        """The layers to factorize, by name, and those that the model itself reads instead."""
+        from edgebench.factorization.layers import owners, read_by_the_model, uses, why_not
 
         layers = {name: cast("nn.Module", layer) for name, layer in weight_layers(module)}
-        for name in [*(options.layers or []), *options.exclude]:
-            if name not in layers:
-                near = nearest(name, layers)
-                raise BuildError(
-                    f"the model has no convolution or dense layer '{name}'",
-                    hint=f"did you mean '{near}'?"
-                    if near
-                    else f"it has: {', '.join(layers) or 'none'}",
-                )
+        chosen = resolved(options.layers or (), layers, module)
+        exclude = resolved(options.exclude, layers, module)
         tied, ran = owners(module), uses(module, context.examples())
         found: dict[str, Factorization] = {}
         for name, layer in layers.items():
-            asked = options.layers is not None and name in options.layers
-            if name in options.exclude or (options.layers is not None and not asked):
+            if within(name, exclude) or (chosen and not within(name, chosen)):
                 continue
             made, reason = None, why_not(layer, tied)
             if reason is None and layer not in ran:
@@ -194,11 +184,18 @@ class LowRank(TorchTechnique):
                 reason = "is not to be factorized: conv or dense is 'none'"
             if made is not None:
                 found[name] = made
-            elif asked:
+            elif name in chosen:
                 raise BuildError(f"the layer '{name}' {reason}", hint="take it out of layers")
+        candidates = {name: layers[name] for name in found}
+        spared = read_by_the_model(module, candidates, context.examples())
+        if asked := [name for name in spared if name in chosen]:
+            raise BuildError(
+                f"of the layer '{asked[0]}' the model {READ} itself", hint="take it out of layers"
+            )
+        found = {name: made for name, made in found.items() if name not in spared}
         if not found:
             raise BuildError("the model has no layer that can be factorized with these options")
-        return found
+        return found, spared
 
 
 def _factorization(layer: Any, use: Any, options: Any, seed: int) -> Factorization | None:
@@ -220,8 +217,8 @@ def _factorization(layer: Any, use: Any, options: Any, seed: int) -> Factorizati
     return Cp(layer, use, seed) if options.conv == "cp" else Tucker2(layer, use)
 
 
-def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _change(before: dict[str, int], after: dict[str, int], of: str) -> str:
+    return f"{before[of]:,} → {after[of]:,} ({1 - after[of] / before[of]:.1%} less)"
 
 
 def _check_reach(

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from edgebench.data.splitting import stratified_part
 from edgebench.errors import BuildError
-from edgebench.pruning.layer_names import check_name, listed, within
+from edgebench.pruning.layer_names import listed, resolved, within
 from edgebench.techniques.base import (
     TECHNIQUES,
     Context,
@@ -19,6 +19,7 @@ from edgebench.techniques.base import (
     weight_layers,
 )
 from edgebench.techniques.finetune import Finetune, finetune
+from edgebench.techniques.layer_names import LayerNames, check_apart
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,10 +54,14 @@ class PruneStructuredOptions(Options):
     heads: float | None = Field(
         None, gt=0, lt=1, description="share of the attention heads that go; none: they get thinner"
     )
-    layers: list[str] | None = Field(
-        None, min_length=1, description="prune these layers alone, and what is tied to them"
+    layers: LayerNames | None = Field(
+        None,
+        min_length=1,
+        description="prune these layers or blocks alone, and what is tied to them",
     )
-    exclude: list[str] = Field(default_factory=list, description="layers that keep their channels")
+    exclude: LayerNames = Field(
+        default_factory=list, description="layers or blocks that keep their channels"
+    )
     examples: int = Field(
         128, ge=1, le=100000, description="of training, for the gradients of taylor and hessian"
     )
@@ -82,8 +87,7 @@ class PruneStructuredOptions(Options):
                 f"{self.iterations} iterations cannot share {self.finetune.epochs} epochs of "
                 "finetune: one each at least"
             )
-        if both := sorted(set(self.layers or ()) & set(self.exclude)):
-            raise ValueError(f"'{both[0]}' is in layers and in exclude")
+        check_apart(self.layers, self.exclude)
         return self
 
 
@@ -155,21 +159,27 @@ def _rank(module: nn.Module, options: Any, context: Context) -> tuple[list[Group
     names = [name for name, _ in weight_layers(module)]
     if not names:
         raise BuildError("the model has no convolution or dense layer to prune")
+    chosen = resolved(options.layers or (), names, module)
+    exclude = resolved(options.exclude, names, module)
     labelled = None
     if options.importance in GRADIENTS:
+        if not context.labelled:
+            raise BuildError(
+                f"there are no labels for the gradients of {options.importance}",
+                where="the data",
+                hint="choose another importance, e.g. l2",
+            )
         x, y = context.tensors()
         seed = context.seed_for("prune-structured/examples")
-        chosen = stratified_part(
-            context.train_y, options.examples, seed, "the training data"
-        ).tolist()
-        labelled = x[chosen], y[chosen]
+        rows = stratified_part(context.train_y, options.examples, seed, "the training data")
+        labelled = x[rows.tolist()], y[rows.tolist()]
     with deterministic(context.seed_for("prune-structured/importance")):
         copy = prepared(options.importance, module, labelled, probabilities=context.probabilities)
         found = find_groups(
             copy,
             context.examples(),
             importance_of(options.importance),
-            _wanted(module, names, options),
+            _wanted(module, chosen, exclude, every=options.ratio is not None),
         )
     if not found and not options.heads:
         spared = ", and so do those that 'layers' and 'exclude' spare"
@@ -189,9 +199,9 @@ def _rank(module: nn.Module, options: Any, context: Context) -> tuple[list[Group
             "without a batch normalisation to be ranked by, these keep their channels: "
             + listed(unranked)
         )
-    if options.layers:
+    if chosen:
         layers = [layer for group in groups for layer in group.layers]
-        if tied := [layer for layer in layers if not within(layer, options.layers)]:
+        if tied := [layer for layer in layers if not within(layer, chosen)]:
             notes.append(f"tied to the layers chosen, and pruned with them: {listed(tied)}")
     if options.heads:
         notes += _check_heads(module, groups)
@@ -199,24 +209,18 @@ def _rank(module: nn.Module, options: Any, context: Context) -> tuple[list[Group
 
 
 def _wanted(
-    module: nn.Module, names: Sequence[str], options: Any
+    module: nn.Module, chosen: Sequence[str], exclude: Sequence[str], *, every: bool
 ) -> Callable[[Sequence[str]], bool]:
-    """Whether a group of layers may be touched, by what the options name."""
+    """Whether a group of layers may be touched: any where `every`, else those with heads alone."""
     from edgebench.pruning.heads import attention_modules
 
-    for chosen in (*(options.layers or ()), *options.exclude):
-        check_name(chosen, names)
     inputs = {id(qkv) for qkv, _, _ in attention_modules(module).values()}
     # With heads alone to go, whatever else the model holds need not be followed.
-    open_to = {
-        name
-        for name, layer in weight_layers(module)
-        if options.ratio is not None or id(layer) in inputs
-    }
+    open_to = {name for name, layer in weight_layers(module) if every or id(layer) in inputs}
 
     def wanted(layers: Sequence[str]) -> bool:
-        named = options.layers is None or any(within(layer, options.layers) for layer in layers)
-        spared = any(within(layer, options.exclude) for layer in layers)
+        named = not chosen or any(within(layer, chosen) for layer in layers)
+        spared = any(within(layer, exclude) for layer in layers)
         return named and not spared and any(layer in open_to for layer in layers)
 
     return wanted

@@ -13,6 +13,7 @@ from edgebench.errors import BuildError
 from edgebench.records import Figure
 from edgebench.techniques.base import TECHNIQUES, Context, Options, Outcome, TorchTechnique
 from edgebench.techniques.finetune import Finetune, finetune
+from edgebench.techniques.layer_names import LayerNames, check_apart
 from edgebench.training.loop import OnUpdate, updates_an_epoch
 
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ class PruneUnstructuredOptions(Options):
         le=100000,
         description="prunings of iterative and cubic; none: one an epoch of finetune, 2 at least",
     )
-    layers: list[str] | None = Field(
+    layers: LayerNames | None = Field(
         None, min_length=1, description="only these layers or blocks, named as in the module"
     )
-    exclude: list[str] = Field(default_factory=list, description="not these layers or blocks")
+    exclude: LayerNames = Field(default_factory=list, description="not these layers or blocks")
     finetune: Finetune | None = Field(None, description="train on with the zeros kept")
 
     @property
@@ -111,25 +112,12 @@ class PruneUnstructuredOptions(Options):
             raise ValueError(f"in '{given}', N is not from 1 to {m - 1}")
         return f"{n}:{m}"
 
-    @field_validator("layers", "exclude", mode="before")
-    @classmethod
-    def _are_names(cls, given: Any) -> Any:
-        if not isinstance(given, list):
-            return given
-        for name in given:
-            if isinstance(name, float):
-                # 3.10 would arrive as 3.1, which may be another layer.
-                raise ValueError(  # noqa: TRY004 - as above
-                    f"write the name {name} in quotes: YAML reads a number"
-                )
-        # The parts of an nn.Sequential are called 0, 1, 2 …
-        return [str(n) if isinstance(n, int) and not isinstance(n, bool) else n for n in given]
-
     @model_validator(mode="after")
     def _fits_together(self) -> PruneUnstructuredOptions:
         problem = next((text for wrong, text in self._combinations() if wrong), None)
         if problem is not None:
             raise ValueError(problem)
+        check_apart(self.layers, self.exclude)
         return self
 
     def _combinations(self) -> list[tuple[bool, str]]:
@@ -207,12 +195,27 @@ class PruneUnstructured(TorchTechnique):
     summary = "the smallest weights become zero (by share or N:M, at once or while training on)"
     Options: ClassVar[type[Options]] = PruneUnstructuredOptions
 
+    def undone_by(self, options: Any, later: str, later_options: Any) -> str | None:
+        """What leaves no zeros, not in their pattern, or not those of all arrays."""
+        if later == "low-rank":
+            return "factors have no zeros"
+        if later == "prune-structured" and options.n_of_m is not None:
+            return f"its groups of {options.n_of_m[1]} input channels fall apart when channels go"
+        if options.scope == "all_as_published" and _trains(later_options):
+            return "training on keeps the zeros of weights, not of biases and running statistics"
+        return None
+
     def apply(self, module: nn.Module, options: Any, context: Context) -> tuple[nn.Module, Outcome]:
         """Prune in place; the achieved share is checked, not assumed."""
         from edgebench.pruning.gradual import GradualPruning
+        from edgebench.pruning.magnitude import share_of_zeros
         from edgebench.pruning.masks import ZeroMasks
-        from edgebench.pruning.n_of_m import check_groups, n_of_m_masks
-        from edgebench.pruning.selection import chosen_weights, prunable_weights
+        from edgebench.pruning.n_of_m import about_groups, check_groups, n_of_m_masks
+        from edgebench.pruning.selection import (
+            chosen_weights,
+            prunable_weights,
+            transposed_weights,
+        )
 
         if options.scope == "all_as_published":
             return module.eval(), _prune_all_arrays(module, options.ratio)
@@ -226,15 +229,19 @@ class PruneUnstructured(TorchTechnique):
             and bool((weight.parameter == 0).any())
         }
         kept = ZeroMasks({**weights, **others})
+        before = share_of_zeros(list(weights.values()))
         outcome = Outcome()
         if options.n_of_m is not None:
             n, m = options.n_of_m
-            masks = n_of_m_masks(weights, kept.masks(), n, m)
+            ids = transposed_weights(module)
+            transposed = [name for name, weight in weights.items() if id(weight) in ids]
+            straight = {name: w for name, w in weights.items() if name not in transposed}
+            masks = n_of_m_masks(straight, kept.masks(), n, m)
             kept.hold(masks)
             kept.apply_to_weights()
             _train_on(module, kept, lambda *_: kept.apply_to_weights(), options, context)
             check_groups({name: weights[name] for name in masks}, n, m)
-            outcome.notes += _about_groups(weights, masks, n, m)
+            outcome.notes += about_groups(masks, list(weights), transposed, n, m)
         else:
             ratios = _ratios(module, weights, options, context, outcome)
             pruning = GradualPruning(
@@ -253,6 +260,8 @@ class PruneUnstructured(TorchTechnique):
             _train_on(module, kept, pruning.on_update, options, context)
             # Half a weight a layer may be lost to rounding where each has a ratio of its own.
             _check_share(weights, options.ratio, slack=0 if ratios is None else len(weights) / 2)
+        if before and share_of_zeros(list(weights.values())) == before:
+            outcome.notes.append(f"nothing more was pruned: {before:.1%} were zero before")
         _describe(module, weights, outcome)
         return module.eval(), outcome
 
@@ -261,6 +270,10 @@ class PruneUnstructured(TorchTechnique):
     ) -> nn.Module:
         """The shape does not change."""
         return module
+
+
+def _trains(options: Any) -> bool:
+    return isinstance(options, Finetune) or getattr(options, "finetune", None) is not None
 
 
 def _prune_all_arrays(module: nn.Module, ratio: float) -> Outcome:
@@ -325,21 +338,6 @@ def _train_on(
             on_update=on_update,
             beside=kept,
         )
-
-
-def _about_groups(
-    weights: Mapping[str, object], grouped: Mapping[str, object], n: int, m: int
-) -> list[str]:
-    notes = [
-        f"{len(grouped)} of {len(weights)} layers obey {n}:{m}: of every {m} weights along the "
-        f"input channels, {m - n} or more are zero"
-    ]
-    dense = [name for name in weights if name not in grouped]
-    if dense:
-        notes.append(
-            f"left dense, their input channels being no multiple of {m}: {', '.join(dense)}"
-        )
-    return notes
 
 
 def _check_share(weights: Mapping[str, torch.Tensor], ratio: float, *, slack: float) -> None:

@@ -160,6 +160,11 @@ def calibration_inputs(context: Context, count: int) -> list[NDArray[Any]]:
     return [np.ascontiguousarray(one.numpy()[rows]) for one in context.inputs()]
 
 
+def first_examples(context: Context) -> list[NDArray[Any]]:
+    """A few training examples, one array [N, ...] for each input of the model, to run a file on."""
+    return [one.numpy() for one in context.examples()]
+
+
 def _calibration_rows(context: Context, count: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(context.seed_for("ptq/calibration"))
     order = rng.permutation(len(context.train_x))
@@ -184,7 +189,7 @@ def _static(
     from edgebench.quantization.prepare import prepare
     from edgebench.quantization.static_int8 import FORMATS, calibrated, describe_achieved
 
-    prepared = prepare(source, folder / "prepared.onnx")
+    prepared = prepare(source, folder / "prepared.onnx", first_examples(context))
     leave: Sequence[str] = prepared.nodes(options.exclude)
     feed = _calibration_feed(prepared, options, context)
     notes = [f"int8 format {context.int8}, {len(feed)} calibration examples"]
@@ -206,13 +211,17 @@ def _static(
 
     def build(left: Sequence[str]) -> Path:
         quantizer.quantize(destination, leave=left)
-        if options.bias_correction:
-            correction[:] = [correct_biases(prepared, destination, feed, int8)]
         return destination
 
+    def correct(path: Path) -> None:
+        correction[:] = [correct_biases(prepared, path, feed, int8)]
+
     figures = []
+    finish = correct if options.bias_correction else None
     if options.keep_float is None or judged is None:
         build(leave)
+        if finish is not None:
+            finish(destination)
     else:
         kept = keep_in_float(
             prepared,
@@ -223,6 +232,7 @@ def _static(
             leave=leave,
             most=options.keep_float.most,
             folder=folder,
+            finish=finish,
         )
         notes += [*kept.notes, f"decided on {context.decided_on()}"]
         figures = kept.figures
@@ -238,10 +248,11 @@ def _without_calibration(
     from edgebench.quantization.prepare import named_copy, prepare
 
     notes: list[str] = []
+    examples = first_examples(context)
     if options.equalize:
         from edgebench.quantization.equalization import equalize
 
-        prepared = prepare(source, folder / "prepared.onnx")
+        prepared = prepare(source, folder / "prepared.onnx", examples)
         notes = equalize(prepared, _calibration_feed(prepared, options, context))
     else:
         prepared = named_copy(source, folder / "named.onnx")
@@ -255,6 +266,7 @@ def _without_calibration(
             per_channel=options.per_channel,
             reduce_range=context.int8 == "u8s8-reduced",
             exclude=exclude,
+            examples=examples,
         )
     else:
         from edgebench.quantization.weight_only import quantize_weights
@@ -268,8 +280,9 @@ def _without_calibration(
             kernel=options.kernel,
             exclude=exclude,
             opset=context.opset,
+            examples=examples,
         )
-    return Outcome(notes=notes)
+    return Outcome(notes=[*notes, prepared.describe(destination)])
 
 
 def _calibration_feed(prepared: Prepared, options: PtqOptions, context: Context) -> Feed:
@@ -284,7 +297,7 @@ def _judge(
 ) -> tuple[Judge, Feed]:
     """What `keep_float` decides by, and the validation examples it decides on."""
     from edgebench.metrics.base import Outputs
-    from edgebench.quantization.mixed_precision import Judge, flat
+    from edgebench.quantization.mixed_precision import Judge, outputs_of_all
     from edgebench.quantization.running import answers, feed_for
 
     assert options.keep_float is not None  # noqa: S101 - the caller asked
@@ -300,7 +313,7 @@ def _judge(
     if metric == "sqnr" and not context.labelled:
         given = [one.numpy() for one in context.validation_examples()]
         feed = feed_for(prepared.path, given, what="validation examples")
-        file = base = Outputs(flat(answers(source, feed)), answers="any")
+        file = base = outputs_of_all(source, feed)
         return Judge(metric, options.keep_float.limit, file, base), feed
     x, y = context.validation()
     feed = feed_for(prepared.path, x.numpy(), what="validation examples")

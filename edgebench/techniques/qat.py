@@ -38,7 +38,7 @@ class QatOptions(Finetune):
     activations: Literal["int8", "half", "float"] = Field(
         "int8",
         description="int8, or float to round weights alone; with fp16 and bf16: half (their "
-        "default; rounded while training, the file computes in float32) or float",
+        "default; rounded while training, the file computes in float32 anywhere) or float",
     )
     ranges: Literal["moving-average", "learned"] = Field(
         "moving-average",
@@ -128,6 +128,9 @@ class Qat(TorchTechnique):
             rounded, notes = self._in_half(module, options, context)
         else:
             rounded, notes = self._on_integers(module, options, context)
+        if context.check_export is not None:
+            # An operator set without 4-bit tensors, say: told of in seconds, not after training.
+            context.check_export(rounded)
         finetune(rounded, options, context, technique=self.name)
         return rounded, Outcome(notes=notes)
 
@@ -154,7 +157,7 @@ class Qat(TorchTechnique):
         _check_folding(module, context)
         grid, rounding = GRIDS[context.int8], _rounding(options)
         quantized = quantized_graph(module, grid, rounding, options.exclude)
-        x, _ = context.tensors()
+        x, _ = context.tensors(self.name)
         some = x[:: max(1, len(x) // CALIBRATION_EXAMPLES)]
         calibrate(quantized, torch.split(some, CALIBRATION_BATCH))
         count = len(quantized_layers(quantized))
@@ -173,7 +176,14 @@ class Qat(TorchTechnique):
     ) -> tuple[nn.Module, list[str]]:
         _check_folding(module, context)
         rounded, count = _half_network(module, options)
-        notes = [f"{count} parameters stored as {options.dtype}; the file computes in float32"]
+        notes = [
+            f"{count} parameters rounded to {options.dtype}; the file computes in float32 anywhere"
+        ]
+        if options.dtype not in context.precisions:
+            notes.append(
+                f"the target's 'precisions' do not name {options.dtype}: its runtime has to read "
+                "the stored weights all the same"
+            )
         if options.activations == "half":
             notes.append(f"while training, activations were rounded to {options.dtype} as well")
         return rounded, notes

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-SCHEMA = "edgebench.checkpoint/2"
+SCHEMA = "edgebench.checkpoint/3"
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -48,7 +48,8 @@ class Progress:
 
     `order`: draws the examples' order and the augmentation; torch's own generators (dropout) are
     kept beside it. `beside`: what is trained along with the module, if anything. `identity` says
-    which training this is; a checkpoint of another one is not taken up.
+    which training this is; a checkpoint of another one is not taken up. `first_loss`: of the first
+    update, once it was made.
     """
 
     module: nn.Module
@@ -58,6 +59,7 @@ class Progress:
     average: Average | None
     beside: nn.Module | None
     identity: str
+    first_loss: float | None = None
 
     def save(self, path: Path, epochs: int) -> None:
         """Write where the training stands after `epochs` epochs, as a whole or not at all.
@@ -70,6 +72,7 @@ class Progress:
             "schema": SCHEMA,
             "identity": self.identity,
             "epochs": epochs,
+            "first_loss": self.first_loss,
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -110,6 +113,7 @@ class Progress:
             self.average.restore(state["average"])
         if self.beside is not None:
             self.beside.load_state_dict(state["beside"])
+        self.first_loss = state["first_loss"]
         self.order.set_state(state["order"])
         torch.random.set_rng_state(state["torch"])
         if "cuda" in state and torch.cuda.is_available():

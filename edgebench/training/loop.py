@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from edgebench.training.averaging import Average
 from edgebench.training.checkpoint import Progress, identity
 from edgebench.training.losses import Batch, Loss
 from edgebench.training.optimizers import make_optimizer, rate_factor
+from edgebench.training.precision import exact_float32, products
 from edgebench.training_settings import Training
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ OnUpdate = Callable[[int, int], None]
 
 # How many updates a GPU makes before its loss is looked at: waiting at each would leave it idle.
 UPDATES_UNSEEN = 50
+# An epoch whose mean loss is so many times that of the first update is no training any more.
+DIVERGED = 10.0
+# The least loss a rise is counted from. A trained network, or a copy of its teacher, starts near 0
+# and may lose all it knew without diverging, as where it is pruned step by step: to guess among a
+# thousand classes costs 7 nats, and 28 under the usual T² of fine-tuning with distillation.
+LEAST_START = 5.0
 
 
 def naming(on_epoch: OnEpoch, what: str) -> OnEpoch:
@@ -107,6 +114,7 @@ def fit(
     on_epoch: OnEpoch | None = None,
     on_update: OnUpdate | None = None,
     beside: nn.Module | None = None,
+    rises: float = 1.0,
     checkpoint: Path | None = None,
 ) -> None:
     """Train `module` in place on `inputs`, and leave it on the processor in evaluation mode.
@@ -115,17 +123,18 @@ def fit(
     `seed` decides the order of the examples, augmentation and dropout. `on_epoch` is told `what` as
     well where it has a parameter of that name. `on_update` runs after each update (to keep pruned
     weights at zero), and once more where averaged weights take the module's place. `beside` is
-    trained along (a loss's own layers). With `checkpoint`, a file, each epoch leaves all that it
-    takes to go on after a kill with the same bits: the states of `module` and `beside`, torch's
-    random draws, the order's. Products are made in `settings.precision`; weights, their gradients
-    and updates stay in float32.
+    trained along (a loss's own layers). `rises`: by what factor the loss grows of itself where a
+    part of it is faded in. With `checkpoint`, a file, each epoch leaves all that it takes to go on
+    after a kill with the same bits: the states of `module` and `beside`, torch's random draws, the
+    order's. Products are made in `settings.precision`; weights, their gradients and updates stay in
+    float32.
 
     Raises
     ------
     BuildError
-        The loss, a weight or a running statistic is not finite, the inputs cannot be augmented, or
-        the module fails while it trains; `what` names what was trained. The module is then of no
-        use.
+        The loss, a weight or a running statistic is not finite, the mean loss of an epoch is far
+        above the first update's, the inputs cannot be augmented, or the module fails while it
+        trains; `what` names what was trained. The module is then of no use.
     OSError
         The checkpoint cannot be written.
     """
@@ -145,6 +154,7 @@ def fit(
                 what=what,
                 on_update=on_update,
                 beside=beside,
+                rises=rises,
                 checkpoint=checkpoint,
             )
             done = session.progress.load(checkpoint) if checkpoint is not None else 0
@@ -180,6 +190,7 @@ class _Session:
     layout: torch.memory_format
     on_update: OnUpdate | None
     unbounded: frozenset[str]
+    rises: float
 
     @classmethod
     def start(
@@ -193,6 +204,7 @@ class _Session:
         what: str,
         on_update: OnUpdate | None,
         beside: nn.Module | None,
+        rises: float,
         checkpoint: Path | None,
     ) -> _Session:
         """Move everything to its device and set up what changes."""
@@ -229,7 +241,9 @@ class _Session:
         )
         on_device = tuple(t.to(device) for t in tensors)
         unbounded = frozenset(_not_finite(module))
-        return cls(progress, on_device, loss, settings, what, device, layout, on_update, unbounded)
+        return cls(
+            progress, on_device, loss, settings, what, device, layout, on_update, unbounded, rises
+        )
 
     @property
     def parts(self) -> list[nn.Module]:
@@ -247,7 +261,10 @@ class _Session:
         seen = 0
         order = torch.randperm(n, generator=self.progress.order)
         for index, chosen in enumerate(torch.split(order, size)[:batches]):
-            total += self._update(chosen, number) * len(chosen)
+            value = self._update(chosen, number)
+            if self.progress.first_loss is None:
+                self.progress.first_loss = float(value)
+            total += value * len(chosen)
             seen += len(chosen)
             if index % UPDATES_UNSEEN == UPDATES_UNSEEN - 1:
                 self._check_finite(total, number)
@@ -259,8 +276,13 @@ class _Session:
         # A finite loss says nothing of the last update, nor of running statistics.
         lost = next((n for n in _not_finite(self.progress.module) if n not in self.unbounded), None)
         if lost is not None:
-            raise self._diverged(number, f"'{lost}' is")
-        return float(total) / seen
+            raise self._diverged(number, f"'{lost}' is not finite")
+        mean = float(total) / seen
+        first = self.progress.first_loss
+        assert first is not None  # noqa: S101 - an epoch has an update
+        if mean > DIVERGED * self.rises * max(first, LEAST_START):
+            raise self._diverged(number, f"the loss rose from {first:.3g} to {mean:.3g}")
+        return mean
 
     def _update(self, chosen: torch.Tensor, epoch: int) -> torch.Tensor:
         """One update of the weights; returns its loss."""
@@ -269,12 +291,14 @@ class _Session:
         batch = self._batch(chosen)
         progress = self.progress
         progress.optimizer.zero_grad(set_to_none=True)
+        wanted = self.settings.precision
         try:
-            with _precision(self.device, self.settings.precision):
-                value = self.loss(progress.module(*batch.inputs), batch)
-            if self.device.type == "cpu":
-                self._check_finite(value, epoch)
-            value.backward()  # type: ignore[no-untyped-call]
+            with exact_float32(self.device, wanted):
+                with products(self.device, wanted):
+                    value = self.loss(progress.module(*batch.inputs), batch)
+                if self.device.type == "cpu":
+                    self._check_finite(value, epoch)
+                value.backward()  # type: ignore[no-untyped-call]
         except (BuildError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -298,11 +322,11 @@ class _Session:
 
     def _check_finite(self, loss: torch.Tensor, epoch: int) -> None:
         if not math.isfinite(float(loss.detach())):
-            raise self._diverged(epoch, "the loss is")
+            raise self._diverged(epoch, "the loss is not finite")
 
     def _diverged(self, epoch: int, what: str) -> BuildError:
         return BuildError(
-            f"training {self.what} diverged in epoch {epoch + 1}: {what} not finite",
+            f"training {self.what} diverged in epoch {epoch + 1}: {what}",
             hint="lower the learning rate",
         )
 
@@ -356,14 +380,6 @@ def _layout(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.memory
     volumes = any(t.dim() == 5 for t in (*module.parameters(), *module.buffers()))
     suits = images and convolves and not volumes
     return torch.channels_last if suits else torch.contiguous_format
-
-
-def _precision(device: torch.device, wanted: str) -> AbstractContextManager[None]:
-    import torch
-
-    if wanted == "auto":
-        wanted = "bfloat16" if device.type == "cuda" else "float32"
-    return torch.autocast(device.type, torch.bfloat16) if wanted == "bfloat16" else nullcontext()
 
 
 def _not_finite(module: nn.Module) -> list[str]:

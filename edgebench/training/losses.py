@@ -54,11 +54,13 @@ def distillation(
     temperature: float,
     alpha: float,
     probabilities: bool = False,
+    smoothing: float = 0.0,
 ) -> Loss:
     """The loss (1 − α)·CE(labels) + α·T²·KL(teacher_T ‖ student_T), on logits [N, C].
 
-    The KL divergence is in nats, the teacher first, averaged over the batch. Source: Hinton,
-    Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    The KL divergence is in nats, the teacher first, averaged over the batch; `smoothing` of each
+    label is given to all classes alike. Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in
+    a Neural Network", 2015.
     """
     import torch
     from torch.nn import functional as F
@@ -71,7 +73,8 @@ def distillation(
             reduction="batchmean",
             log_target=True,
         )
-        hard = F.cross_entropy(logits, labels.to(logits.device)[batch.chosen])
+        targets = labels.to(logits.device)[batch.chosen]
+        hard = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         return torch.add((1 - alpha) * hard, soft, alpha=alpha * temperature**2)
 
     return loss

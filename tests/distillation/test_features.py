@@ -117,6 +117,29 @@ def test_a_tap_keeps_what_its_places_held_with_gradients() -> None:
     assert torch.equal(deepcopy(module)(x), module(x))
 
 
+class InPlace(nn.Module):
+    """Changes what its first layer answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).mul_(0.0))
+
+
+def test_a_tap_keeps_what_was_there_before_it_was_changed_in_place() -> None:
+    module = InPlace()
+    tap = Tap(module, [Place("first")])
+    x = torch.rand(5, 3)
+    answers = module(x)
+    [first] = tap.features()
+    assert torch.equal(first, module.first(x))
+    (answers.sum() + first.sum()).backward()
+    assert module.first.weight.grad is not None
+    assert module.first.weight.grad.abs().sum() > 0
+
+
 def test_a_watched_teacher_answers_the_batch_as_it_is_shown() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)).train()
     watched = WatchedTeacher(module, [Place("0")])

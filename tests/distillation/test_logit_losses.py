@@ -56,6 +56,21 @@ def test_its_gradient_is_that_of_the_divergence_without_the_squared_temperature(
     torch.testing.assert_close(form * 9, hinton)
 
 
+@pytest.mark.parametrize(
+    ("form", "share"),
+    [
+        (lambda **more: soft_cross_entropy(temperature=2.0, alpha=0.6, **more), 0.4),
+        (lambda **more: DecoupledLoss(temperature=2.0, alpha=1.0, beta=2.0, **more), 1.0),
+    ],
+)
+def test_the_labels_beside_a_teacher_can_be_smoothed(form, share: float) -> None:
+    plain, smoothed = (
+        form(teacher=says(TEACHER), labels=LABELS, smoothing=s)(STUDENT, SHOWN) for s in (0.0, 0.25)
+    )
+    on_labels = [cross_entropy(LABELS, smoothing=s)(STUDENT, SHOWN) for s in (0.0, 0.25)]
+    torch.testing.assert_close(smoothed - plain, share * (on_labels[1] - on_labels[0]))
+
+
 def test_a_uniform_teacher_in_this_form_is_label_smoothing() -> None:
     form = soft_cross_entropy(says(torch.zeros(4, 3)), LABELS, temperature=1.0, alpha=0.6)
     smoothed = cross_entropy(LABELS, smoothing=0.6)

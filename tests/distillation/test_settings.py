@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from edgebench.distillation.settings import TeacherSettings, adapted
+from edgebench.distillation.settings import (
+    TeacherSettings,
+    adapted,
+    departures,
+    published_training,
+)
 from edgebench.errors import RecipeError
 from edgebench.techniques.base import TECHNIQUES
 from edgebench.training_settings import Training
@@ -108,16 +113,17 @@ BASE = Training(
     epochs=100,
     schedule="multi-step",
     milestones=[60, 90],
+    decay=0.1,
     warmup_epochs=10,
-    final_learning_rate=1e-4,
     learning_rate=0.1,
 )
+COSINE = Training(epochs=100, learning_rate=0.1, final_learning_rate=1e-4)
 
 
 def test_the_course_of_the_rate_keeps_its_proportions() -> None:
     half = adapted(BASE, epochs=50, learning_rate=0.01, weight_decay=0.5)
     assert (half.epochs, half.milestones, half.warmup_epochs) == (50, [30, 45], 5)
-    assert half.final_learning_rate == pytest.approx(1e-5)
+    assert adapted(COSINE, learning_rate=0.01).final_learning_rate == pytest.approx(1e-5)
     assert (half.learning_rate, half.weight_decay) == (0.01, 0.5)
     assert adapted(BASE, epochs=3).milestones == [2]
     assert adapted(BASE) == BASE
@@ -126,3 +132,35 @@ def test_the_course_of_the_rate_keeps_its_proportions() -> None:
 def test_without_a_milestone_left_the_rate_stays() -> None:
     one = adapted(BASE, epochs=1)
     assert (one.schedule, one.milestones, one.warmup_epochs) == ("constant", [], 0.1)
+    assert one.decay == Training().decay
+
+
+def test_a_published_training_is_the_papers_whatever_base_had() -> None:
+    base = Training(
+        epochs=25,
+        optimizer="sgd",
+        momentum=0.8,
+        nesterov=True,
+        weight_decay=0.1,
+        label_smoothing=0.1,
+        schedule="multi-step",
+        milestones=[10],
+        decay=0.5,
+        warmup_epochs=2,
+        ema=0.9,
+        augment={"flip": True},
+        order_seed=3,
+    )
+    wanted = Training(epochs=25, optimizer="adamax", schedule="constant", order_seed=3)
+    assert published_training(base) == wanted
+    assert published_training(Training(final_learning_rate=1e-5)).final_learning_rate == 0
+
+
+def test_what_departs_from_the_paper_is_noted() -> None:
+    assert departures(Training(epochs=25)) == []
+    assert departures(Training(epochs=2, batch_size=32)) == [
+        "trained with batch_size 32, epochs 2, where paper 000 had batch_size 64, epochs 25"
+    ]
+    assert departures(Training(epochs=25, learning_rate=0.01)) == [
+        "trained with learning_rate 0.01, where paper 000 had learning_rate 0.001"
+    ]

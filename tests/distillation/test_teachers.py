@@ -86,7 +86,7 @@ def test_base_teaches_what_it_answers(find, network, trainer) -> None:
     tutor = find("base")
     expected = predict(network("lenet"), trainer.x)[[3, 8]]
     torch.testing.assert_close(tutor.answers(shown(trainer, 3, 8)), expected)
-    assert tutor.parameters == count(network("lenet"))
+    assert tutor.sizes == (count(network("lenet")),)
     assert not tutor.notes
 
 
@@ -115,7 +115,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_logits(
     # The mean of logits is the geometric mean of the probabilities, at any temperature.
     product = torch.stack([(e / 4).softmax(1).log() for e in each]).mean(0).exp()
     torch.testing.assert_close((answers / 4).softmax(1), product / product.sum(1, keepdim=True))
-    assert tutor.parameters == 3 * count(network("lenet"))
+    assert tutor.sizes == (count(network("lenet")),) * 3
     assert tutor.network is None
 
 
@@ -179,7 +179,7 @@ def test_a_named_network_is_trained_or_brings_its_weights(
     options = {"width": 0.5}
     tutor = find({"model": "resnet8", "options": options, "epochs": 2})
     assert [(what, s.epochs) for what, s, _ in trained] == [("the teacher 'resnet8'", 2)]
-    assert tutor.parameters == count(network("resnet8"))
+    assert tutor.sizes == (count(network("resnet8")),)
     assert tutor.notes == ["the teacher is 'resnet8', trained for 2 epochs"]
 
     save_model(network("resnet8"), str(tmp_path / "big.safetensors"))
@@ -220,5 +220,5 @@ def test_noise_stays_with_its_example_however_its_image_is_changed(find, trainer
     changed = Batch((trainer.x[[5]] + 1,), torch.tensor([5]), augmented=True)
     assert torch.equal(tutor.answers(first)[1], tutor.answers(second)[0])
     assert torch.equal(tutor.answers(first)[1], tutor.answers(changed)[0])
-    assert tutor.parameters is None
+    assert tutor.sizes == ()
     assert fixed_teacher(torch.eye(3))(Batch((), torch.tensor([2]))).tolist() == [[0, 0, 1]]

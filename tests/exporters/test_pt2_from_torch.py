@@ -86,11 +86,65 @@ class _Branching(nn.Module):
         return self.head(x) if x.sum() > 0 else self.head(-x)
 
 
-def test_a_module_that_cannot_be_traced_is_one_line(data, tmp_path: Path) -> None:
+class _Looping(_Branching):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.head(one.flatten()) for one in x])
+
+
+class _Counting(_Branching):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.flatten(1)) * (int(x.sum().item()) % 3)
+
+
+class _Through(_Branching):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.from_numpy(x.numpy()).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        (
+            _Branching,
+            (
+                "it cannot be traced at `return self.head(x) if x.sum() > 0 else self.head(-x)` "
+                "(test_pt2_from_torch.py:",
+                ": it branches on values; use torch.where in place of the branch",
+            ),
+        ),
+        (
+            _Looping,
+            ("the batch size was taken for a constant; do not loop over the batch",),
+        ),
+        (
+            _Counting,
+            (
+                "it cannot be traced at `return self.head(x.flatten(1)) * (int(x.sum().item()) % "
+                "3)` (test_pt2_",
+                ": it makes a Python number of a tensor; compute with tensors alone",
+            ),
+        ),
+        (
+            _Through,
+            (
+                "RuntimeError: .numpy() is not supported",
+                "(test_pt2_from_torch.py:",
+                "; torch.export has to follow its forward pass",
+            ),
+        ),
+    ],
+)
+def test_a_module_that_cannot_be_traced_is_one_line_with_the_place_and_a_way_out(
+    data, tmp_path: Path, capfd: pytest.CaptureFixture[str], kind, texts: tuple[str, ...]
+) -> None:
     with pytest.raises(BuildError) as caught:
-        export_pt2(_Branching(), data.test_x[:4], tmp_path / "m.pt2")
-    assert str(caught.value).startswith("the model cannot be exported with torch.export: ")
-    assert "\n" not in str(caught.value)
+        export_pt2(kind(), data.test_x[:4], tmp_path / "m.pt2")
+    line = str(caught.value)
+    assert line.startswith("the model cannot be exported with torch.export: ")
+    assert all(text in line for text in texts), line
+    assert "cpu-torch" not in line
+    assert "\n" not in line
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_file_that_is_none_cannot_be_counted(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from torch import nn
 from edgebench.factorization.base import Factorization
 from edgebench.factorization.cp import Cp
 from edgebench.factorization.layers import (
-    count_macs,
     empty_layers,
     filled,
     owners,
@@ -21,6 +20,7 @@ from edgebench.factorization.ranks import ranks_for_energy, ranks_for_saving, sa
 from edgebench.factorization.spectrum import kept, rank_factors, rounded_up, smallest_rank, spectrum
 from edgebench.factorization.svd import SpatialSvd, Svd
 from edgebench.factorization.tucker import Tucker2
+from edgebench.models.costs import costs
 from edgebench.training.loop import deterministic
 
 CONVOLUTIONS = {
@@ -37,6 +37,11 @@ CONVOLUTIONS = {
     "double": {"kernel_size": 3, "dtype": torch.float64},
 }
 INPUTS, OUTPUTS, RANK = 6, 10, 2
+
+
+def macs(module: nn.Module, x: torch.Tensor) -> int:
+    """The multiply-accumulates of one of the examples `x`, as torch counts them."""
+    return costs(module, x)["macs"]
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -87,8 +92,8 @@ def test_a_kernel_of_low_rank_is_written_exactly(kind: str, settings: str) -> No
     assert [part.bias is not None for part in chain][:-1] == [False] * (len(chain) - 1)
     assert (chain[-1].bias is not None) == (layer.bias is not None)
     # What is said of the work is what the layers do, counted while they run.
-    assert made.layer_macs == count_macs(layer, x)
-    assert made.macs(ranks) == count_macs(chain, x) < count_macs(layer, x)
+    assert made.layer_macs == macs(layer, x)
+    assert made.macs(ranks) == macs(chain, x) < macs(layer, x)
     # The weight the factors make, and the energy it keeps.
     lost = (made.weight - made.composed(factors)).norm() / made.weight.norm()
     assert lost < (1e-3 if kind == "cp" else 1e-6)
@@ -168,7 +173,7 @@ def test_a_dense_layer_of_low_rank(bias: bool, inputs: int, outputs: int) -> Non
     factors = made.factors((3,))
     chain = filled(empty_layers(layer, "svd", (3,)), factors, layer)
     torch.testing.assert_close(chain(x), layer(x), rtol=1e-4, atol=1e-4)
-    assert made.macs((3,)) == count_macs(chain, x) == 7 * 3 * 42
+    assert made.macs((3,)) == macs(chain, x) == 7 * 3 * 42
     # Both factors are of the same norm: training on moves both alike.
     sizes = [float(factor.norm()) for factor in factors]
     assert sizes[0] == pytest.approx(sizes[1])
@@ -183,7 +188,7 @@ def test_a_pointwise_convolution_strides_first() -> None:
     made = factorization(layer, "svd", x)
     chain = filled(empty_layers(layer, "svd", (2,)), made.factors((2,)), layer)
     torch.testing.assert_close(chain(x), layer(x), rtol=1e-4, atol=1e-4)
-    assert count_macs(chain, x) == made.macs((2,)) == 36 * 2 * 20
+    assert macs(chain, x) == made.macs((2,)) == 36 * 2 * 20
 
 
 def test_known_numbers() -> None:
@@ -257,7 +262,7 @@ def test_a_layer_of_two_names_is_replaced_under_both() -> None:
     module = nn.Sequential(layer, nn.Sequential(layer), layer)
     x = torch.zeros(3, 4)
     assert uses(module, x)[layer].outputs == 3
-    assert count_macs(module, x) == 3 * 16
+    assert macs(module, x) == 3 * 16
     replace(module, layer, new)
     assert module[0] is module[1][0] is module[2] is new
 
@@ -265,5 +270,5 @@ def test_a_layer_of_two_names_is_replaced_under_both() -> None:
 def test_counting_leaves_the_mode_of_each_part() -> None:
     module = nn.Sequential(nn.BatchNorm1d(4).eval(), nn.Linear(4, 4)).train()
     module[0].eval()
-    count_macs(module, torch.zeros(1, 4))
+    uses(module, torch.zeros(1, 4))
     assert [part.training for part in module.modules()] == [True, False, True]

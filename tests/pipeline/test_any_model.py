@@ -221,6 +221,28 @@ def task(folder: Path, **changed: Any) -> AnyAnswers:
     return found
 
 
+def test_labels_that_are_not_used_are_not_said_to_be_missing(place: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 9)
+
+    def warnings(**more: Any) -> list[str]:
+        changed = {"controls": {"independent": 1}, **more}
+        recipe = job(place, **changed).recipe
+        source = find_model(recipe.model, weights=None, options=recipe.model_options)
+        return task(place, **changed).warnings(recipe, source)
+
+    np.savez(
+        place / "two.npz", image=rng.random((9, 1, 8, 8)), size=rng.random((9, 4)), labels=labels
+    )
+    for line in warnings(data="two.npz"):
+        assert ": labels are not used for models of several inputs" in line
+    np.savez(place / "one.npz", tokens=rng.integers(0, 30, (9, 5)), labels=labels)
+    for line in warnings(data="one.npz", model="any_nets:Maps"):
+        assert ": labels are used with images [N, C, H, W] alone" in line
+    assert len(warnings()) == 2
+    assert all(": without labels nothing is trained" in line for line in warnings())
+
+
 def test_arrays_of_other_names_go_by_their_place(place: Path) -> None:
     rng = np.random.default_rng(0)
     np.savez(place / "other.npz", a=rng.random((9, 1, 8, 8)), b=rng.random((9, 4)))

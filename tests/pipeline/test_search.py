@@ -365,6 +365,16 @@ def test_a_value_that_only_fits_with_some_others_is_no_mistake(tmp_path):
     )
 
 
+def test_a_value_that_fits_only_between_the_first_and_the_last_of_the_others_is_no_mistake(
+    tmp_path,
+):
+    chain = "search.chains.student={}"
+    steps = "[{technique: distill, loss: {choose: [logits, dkd, crd]}, dkd: {choose: %s}}]"
+    job(tmp_path, chain.format(steps % "[null, {beta: 4}]"))
+    with pytest.raises(RecipeError, match="beta"):
+        job(tmp_path, chain.format(steps % "[null, {beta: -4}]"))
+
+
 def test_search_and_run_know_each_other(tmp_path):
     with pytest.raises(RecipeError, match="use 'edgebench search'"):
         job(tmp_path, kind=Job)

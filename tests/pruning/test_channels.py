@@ -12,7 +12,8 @@ from torch import nn
 
 from edgebench.errors import BuildError
 from edgebench.pruning.budget import step_of
-from edgebench.pruning.channels import Group, UnfollowedError, find_groups, remove
+from edgebench.pruning.channels import Group, find_groups, remove
+from edgebench.pruning.dependencies import UnfollowedError
 from edgebench.pruning.heads import built_in_attentions
 from edgebench.pruning.importance import importance_of
 

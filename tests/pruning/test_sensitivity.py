@@ -35,25 +35,22 @@ class RightOn(nn.Module):
 
 
 def validation():
-    return SimpleNamespace(validation=lambda: (LABELS.float(), LABELS))
+    return SimpleNamespace(validation=lambda: (LABELS.float(), LABELS), labelled=True)
 
 
 def test_each_layer_is_judged_at_each_ratio_and_the_whole_network_once() -> None:
-    asked, told = [], []
+    asked = []
 
     def pruned(layer: str, ratio: float) -> nn.Module:
         asked.append((layer, ratio))
         return RightOn(round(20 - ratio * {"a": 10, "b": 20}[layer]))
 
-    curves = sensitivity_curves(
-        ["a", "b"], pruned, [0.8, 0.4], validation(), lambda *seen: told.append(seen)
-    )
+    curves = sensitivity_curves(["a", "b"], pruned, [0.8, 0.4], validation())
     assert curves == {
         "a": [(0.0, 1.0), (0.4, 0.8), (0.8, 0.6)],
         "b": [(0.0, 1.0), (0.4, 0.6), (0.8, 0.2)],
     }
     assert asked == [("a", 0.0), ("a", 0.4), ("a", 0.8), ("b", 0.4), ("b", 0.8)]
-    assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert sensitivity_curves([], pruned, [0.5], validation()) == {}
 
 

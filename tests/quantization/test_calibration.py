@@ -20,6 +20,7 @@ from edgebench.quantization.calibration import (
     least_error_range,
     percentile_range,
     save_ranges,
+    weight_limits,
 )
 from edgebench.quantization.prepare import prepare
 from edgebench.quantization.running import feed_for
@@ -159,9 +160,10 @@ def test_weights_are_clipped_along_their_own_axis(tmp_path: Path, per_channel: b
     """
     source = write(tmp_path / "m.onnx", "float[N, 3, 8, 8]", text, **weights)
     prepared = prepare(source, tmp_path / "prepared.onnx")
-    clip_weights(prepared, tmp_path / "clipped.onnx", limit=7, per_channel=per_channel)
-    stored = onnx.load(tmp_path / "clipped.onnx").graph.initializer
-    after = {tensor.name: numpy_helper.to_array(tensor) for tensor in stored}
+    model = onnx.load(prepared.path)
+    limits = weight_limits(prepared, limit=7, per_channel=per_channel)
+    clip_weights(model, limits, [layer.node for layer in prepared.layers])
+    after = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for name, axis in (("conv", 0), ("gemm", 0), ("matmul", 1)):
         rows = np.moveaxis(weights[name], axis, 0).reshape(weights[name].shape[axis], -1)
         rows = rows if per_channel else rows.reshape(1, -1)
@@ -170,6 +172,19 @@ def test_weights_are_clipped_along_their_own_axis(tmp_path: Path, per_channel: b
         got = np.moveaxis(after[name], axis, 0).reshape(clipped.shape)
         np.testing.assert_array_equal(got, clipped)
         assert (got != rows).any()
+
+
+@pytest.mark.parametrize("layers", [[], ["MatMul_0"], ["MatMul_0", "MatMul_2"]])
+def test_only_weights_that_all_their_readers_quantize_are_clipped(
+    tmp_path: Path, layers: list[str]
+) -> None:
+    text = "h = MatMul(x, w) r = Relu(h) y = MatMul(r, w)"
+    weight = np.random.default_rng(0).standard_t(2, size=(8, 8)).astype(np.float32)
+    prepared = prepare(write(tmp_path / "m.onnx", "float[N, 8]", text, w=weight), tmp_path / "p")
+    model = onnx.load(prepared.path)
+    clip_weights(model, weight_limits(prepared, limit=7, per_channel=True), layers)
+    (after,) = (numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "w")
+    assert bool((after != weight).any()) == (len(layers) == 2)
 
 
 def test_ranges_survive_the_calibration_cache(tmp_path: Path) -> None:

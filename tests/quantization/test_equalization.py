@@ -206,6 +206,38 @@ def test_channels_without_weights_are_left(tmp_path: Path) -> None:
     np.testing.assert_array_equal(after["w2"][:, 1], weights["w2"][:, 1])
 
 
+def test_every_output_is_compared_by_its_own_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake in what leads to the second output, a millionth of the first in size."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 17]>'
+        "g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z) {"
+        "a = MatMul(x, w1) r = Relu(a) y = MatMul(r, w2)"
+        "b = MatMul(x, w3) s = Relu(b) z = MatMul(s, w4) }"
+    )
+    weights = {"w1": 1e3 * W, "w2": 1e3 * even(4, 4), "w3": W, "w4": even(4, 4)}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in weights.items()
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    prepared = prepare(tmp_path / "m.onnx", tmp_path / "prepared.onnx")
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    feed = feed_for(prepared.path, x, what="examples")
+
+    def mistaken(pairs, sides) -> int:
+        sides[pairs[-1].first].weight *= 1.5
+        return 1
+
+    monkeypatch.setattr("edgebench.quantization.equalization._balance", mistaken)
+    with pytest.raises(BuildError, match="equalization changed the answers"):
+        equalize(prepared, feed)
+    monkeypatch.undo()
+    assert equalize(prepare(tmp_path / "m.onnx", prepared.path), feed)[0].startswith(
+        "equalized 2 pairs"
+    )
+
+
 @pytest.mark.parametrize(("name", "pairs"), [("lenet", 3), ("resnet8", 3)])
 def test_networks_keep_their_function(
     data, exported, tmp_path: Path, name: str, pairs: int

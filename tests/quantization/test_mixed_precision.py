@@ -94,7 +94,7 @@ class Case:
         got = answers(self.folder / "again.onnx", self.feed)
         return by.value(Outputs(got, self.file.labels))
 
-    def choose(self, by: Judge, *, leave: Sequence[str] = (), most: int | None = None):
+    def choose(self, by: Judge, *, leave: Sequence[str] = (), most: int | None = None, finish=None):
         return keep_in_float(
             self.prepared,
             self.quantizer,
@@ -104,6 +104,7 @@ class Case:
             leave=leave,
             most=most,
             folder=self.folder,
+            finish=finish,
         )
 
     def judge(self, metric, limit: float, **changes) -> Judge:
@@ -180,6 +181,39 @@ def test_other_limits_hold_too(case: Case, metric, limit: float, extra) -> None:
     assert kept.figures[0].series
 
 
+def test_the_chosen_file_alone_is_finished(case: Case) -> None:
+    by = case.judge("sqnr", case.value([], case.judge("sqnr", 1.0)) + 6)
+    finished: list[int] = []
+    kept = case.choose(by, finish=lambda _: finished.append(len(case.asked)))
+    assert case.asked == [[], kept.nodes]
+    assert finished == [2]
+
+
+def test_a_finish_that_breaks_the_limit_leaves_one_more(case: Case) -> None:
+    by = case.judge("sqnr", case.value([], case.judge("sqnr", 1.0)) + 6)
+    finished: list[int] = []
+
+    def finish(path: Path) -> None:
+        finished.append(len(case.asked))
+        if len(finished) == 1:
+            case.quantizer.quantize(path)
+
+    kept = case.choose(by, finish=finish)
+    assert len(kept.nodes) == 2
+    assert finished == [2, 3]
+    assert kept.notes[0].startswith("left in float: 2 of 4 operators")
+
+
+def test_the_last_candidate_is_finished_before_it_fails(case: Case) -> None:
+    """What is done to the file may make a limit hold that did not before."""
+    by = case.judge("sqnr", 200.0)
+
+    def finish(path: Path) -> None:
+        path.write_bytes((case.folder / "prepared.onnx").read_bytes())
+
+    assert len(case.choose(by, most=1, finish=finish).nodes) == 1
+
+
 def test_what_is_left_anyway_is_not_ranked(case: Case) -> None:
     first = case.prepared.layers[0].node
     by = case.judge("sqnr", case.value([first], case.judge("sqnr", 1.0)) + 6)
@@ -225,3 +259,16 @@ def test_additions_are_ranked_too(data, exported, tmp_path: Path) -> None:
 
 def test_sqnr_by_hand() -> None:
     assert sqnr(outputs(FLOAT), outputs(FLOAT * 0.9)) == pytest.approx(20, abs=1e-4)
+
+
+def test_of_several_outputs_the_worst_is_judged() -> None:
+    """The second output is a thousandth of the first in size, and half of it is lost."""
+    small = FLOAT / 1000
+    before, after = (
+        Outputs(np.hstack([FLOAT, second]), answers="any", widths=(2, 2))
+        for second in (small, small * 0.5)
+    )
+    assert sqnr(before, after) == pytest.approx(20 * np.log10(2), abs=1e-4)
+    assert sqnr(before, before) == np.inf
+    silent = Outputs(np.hstack([FLOAT, 0 * small]), answers="any", widths=(2, 2))
+    assert sqnr(silent, before) == -np.inf

@@ -71,6 +71,25 @@ def test_layers_and_ranges_are_taken_over() -> None:
     assert made(x[:2]).shape == (2, 3)
 
 
+class Clipped(nn.Module):
+    """A convolution, what clips its answer, and another one."""
+
+    def __init__(self, lowest: float) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3)
+        self.clip = nn.Hardtanh(lowest, 6.0)
+        self.second = nn.Conv2d(4, 2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.clip(self.first(x)))
+
+
+@pytest.mark.parametrize(("lowest", "added"), [(0.0, 0), (-1.0, 1)])
+def test_only_what_clips_at_zero_is_joined_with_the_layer(lowest: float, added: int) -> None:
+    prepared = observed(Clipped(lowest), torch.rand(5, 1, 9, 9), {"x", "hardtanh"})
+    assert observe_layers(prepared) == added
+
+
 def test_without_calibration_the_same_graph_waits_for_its_ranges() -> None:
     module, x = make()
     prepared = observed(module, x, {"x", "relu", "mean"})

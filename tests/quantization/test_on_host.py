@@ -57,6 +57,30 @@ def test_what_ran(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(("batch", "count"), [("N", 2), (1, 1), (5, 5)])
+def test_real_examples_as_many_as_the_model_takes(
+    tmp_path: Path, batch: str | int, count: int
+) -> None:
+    """Only a whole image has the table's 3 × 4 values for each row."""
+    graph = helper.make_graph(
+        [node("Flatten", ["image"], ["f"]), node("MatMul", ["f", "w"], ["y"])],
+        "g",
+        [value("image", TensorProto.FLOAT, [batch, "C", "H"])],
+        [value("y", TensorProto.FLOAT, [batch, 1])],
+        [numpy_helper.from_array(np.ones((12, 1), np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    examples = [np.arange(36, dtype=np.float32).reshape(3, 3, 4)]
+    (given,) = answers(model.SerializeToString(), examples)
+    sums = [66.0, 210.0, 354.0]
+    assert given.ravel().tolist() == [sums[i % 3] for i in range(count)]
+    onnx.save(model, tmp_path / "m.onnx")
+    assert [o.name for o in operators_run(tmp_path / "m.onnx", examples)][-1] == "MatMul"
+    for none in (None, [], [examples[0][:0]]):
+        with pytest.raises(BuildError, match="cannot run the file"):
+            answers(model.SerializeToString(), none)
+
+
 def test_a_file_that_does_not_run_is_one_line(tmp_path: Path) -> None:
     model = two_inputs()
     model.graph.node[0].op_type = "Gahter"

@@ -278,14 +278,46 @@ def test_a_mean_over_the_image_runs_on_integers(
     assert found["QLinearConv"] == found["QGemm"] == found["QuantizeLinear"] == 1
 
 
-@pytest.mark.parametrize("learned", [False, True])
+class Clipped(nn.Module):
+    """An activation between two convolutions."""
+
+    def __init__(self, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        with deterministic(0):
+            self.first = nn.Conv2d(1, 4, 3)
+            self.second = nn.Conv2d(4, 4, 3)
+            self.head = nn.Linear(64, 10)
+        self.activation = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.activation(self.first(x))).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("activation", "learned", "apart"),
+    [
+        (nn.ReLU6(), False, None),
+        (nn.ReLU6(), True, None),
+        (nn.Hardtanh(0, 4), True, None),
+        (lambda x: F.hardtanh(x, 0.0, max_val=6.0), False, None),
+        (lambda x: x.clamp(0, max=6), True, None),
+        # What they clip at from below is not the lowest integer, and so they stay.
+        (nn.Hardtanh(), False, "Clip"),
+        (nn.Hardtanh(), True, "Clip"),
+        (F.hardtanh, False, "Clip"),
+        (lambda x: x.clamp(-3.0, 3.0), False, "Clip"),
+        (lambda x: torch.clamp(x, min=0), False, "Max"),
+        (lambda x: torch.clamp(x, max=6.0), False, "Clip"),
+    ],
+)
 def test_an_activation_that_clips_is_part_of_the_kernel(
-    tools, tmp_path: Path, learned: bool
+    tools,
+    tmp_path: Path,
+    activation: Callable[[torch.Tensor], torch.Tensor],
+    learned: bool,
+    apart: str | None,
 ) -> None:
-    with deterministic(0):
-        module = nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.ReLU6(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10)
-        )
+    module = Clipped(activation)
     # Far beyond six, so that the range ends there.
     x = 100 * torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     quantized = calibrated(module, x, learned=learned)
@@ -295,10 +327,35 @@ def test_an_activation_that_clips_is_part_of_the_kernel(
                 if isinstance(part, ActivationQuantizer) and part.ceiling is not None:
                     part.step.log_ratio += 0.5
     path = tmp_path / "model.onnx"
-    export_onnx(quantized, x[:8].numpy(), path, opset=20)
+    note = export_onnx(quantized, x[:8].numpy(), path, opset=20)
     found = tools.running_operators(path, tmp_path)
     assert found["QLinearConv"] == 2
-    assert found["Clip"] == 0
+    assert [name for name in ("Clip", "Max") if found[name]] == ([apart] if apart else [])
+    assert note.endswith("; 3 of 3 layers run as integer kernels in ONNX Runtime")
+
+
+def test_layers_that_are_no_integer_kernels_are_said(
+    data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the quantizer between a layer and its activation the layer runs in float."""
+    x = 100 * torch.from_numpy(data.train_x)
+    modules = {
+        name: calibrated(Clipped(nn.Hardtanh()), x, GRIDS[name])
+        for name in ("u8s8", "s8s8-symmetric")
+    }
+    for quantized in modules.values():
+        (between,) = (n for n in quantized.graph.nodes if n.prev.name == "first")
+        between.replace_all_uses_with(between.all_input_nodes[0])
+        quantized.graph.erase_node(between)
+        quantized.recompile()
+    path = tmp_path / "model.onnx"
+    note = export_onnx(modules["u8s8"], data.test_x[:8], path, opset=20)
+    assert note.endswith("; 2 of 3 layers run as integer kernels in ONNX Runtime")
+    # TensorRT has kernels of its own.
+    assert "kernels" not in export_onnx(modules["s8s8-symmetric"], data.test_x[:8], path, opset=20)
+    monkeypatch.setattr("edgebench.quantization.static_int8.integer_kernels", lambda *_, **__: 0)
+    with pytest.raises(BuildError, match="none of the 3 layers with integer weights is an integer"):
+        export_onnx(modules["u8s8"], data.test_x[:8], path, opset=20)
 
 
 class AsFunctions(nn.Module):

@@ -299,6 +299,46 @@ def test_a_depthwise_convolution(tools, tmp_path: Path) -> None:
     assert 0 < np.abs(gap).max() < 0.02
 
 
+@pytest.mark.parametrize("how", ["tensor", "channel", "group"])
+def test_a_transposed_convolution(tools, tmp_path: Path, how: str) -> None:
+    def network_of(weight: np.ndarray) -> onnx.ModelProto:
+        nodes = [
+            node("ConvTranspose", ["x", "w"], ["c"]),
+            node("GlobalAveragePool", ["c"], ["p"]),
+            node("Flatten", ["p"], ["y"]),
+        ]
+        return model_of(nodes, {"w": weight}, classes=6)
+
+    # Channels of unequal size: one scale a tensor is not one a channel.
+    weight = rng.standard_normal((8, 6, 3, 3)).astype(np.float32)
+    weight *= np.array([1, 2, 4, 8, 16, 32], np.float32)[:, None, None]
+    path, _ = quantize(
+        stored(network_of(weight), tmp_path),
+        per_channel=how != "tensor",
+        group_size=4 if how == "group" else None,
+    )
+    grid = rounded(weight, {"channel": 1, "input": 0}, 4, how, 4)
+    expected = stored(network_of(grid), tmp_path, "expected.onnx")
+    given, wanted = (tools.run_onnx(p, X, optimised=False) for p in (path, expected))
+    np.testing.assert_allclose(given, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_transposed_convolution_in_groups_stays(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", ["x", "wc"], ["c"]),
+        node("ConvTranspose", ["c", "w"], ["t"], group=2),
+        node("GlobalAveragePool", ["t"], ["p"]),
+        node("Flatten", ["p"], ["y"]),
+    ]
+    model = model_of(nodes, {"wc": CONV, "w": rng.standard_normal((6, 5, 2, 2))}, classes=10)
+    path, notes = quantize(stored(model, tmp_path))
+    assert tensors_of(path)["w"].data_type == FLOAT
+    assert notes[1] == (
+        "left in float32, since no axis of theirs is the output channel (transposed convolutions "
+        "in groups): w"
+    )
+
+
 def test_weights_that_would_not_be_smaller(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="take 46656 bytes, the float32 ones 41472; use larger gr"):
         quantize(stored(linear(DENSE), tmp_path), group_size=1)

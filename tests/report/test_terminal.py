@@ -5,7 +5,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from edgebench.records import Reason
+from edgebench.records import Reason, SearchRecord, TriedChain
 from edgebench.report.html import render_html
 from edgebench.report.markdown import render_markdown
 from edgebench.report.terminal import summary, verdict_table
@@ -48,6 +48,35 @@ def test_summary_tells_why_and_where(run):
     assert "structured-98 FAILED" in text
     assert "sparse-50 GO:" not in text
     assert "Report: runs/x/report.html" in text
+
+
+def test_a_chain_is_told_with_the_options_that_were_asked_for(run):
+    full = {"technique": "distill", "student": "lenet-small", "width": None, "loss": "logits"}
+    variants = tuple(
+        v.model_copy(update={"chain": (full | {"temperature": 4.0, "epochs": 30, "crd": None},)})
+        if v.name == "student"
+        else v
+        for v in run.variants
+    )
+    recorded = run.model_copy(update={"variants": variants})
+
+    def shown(one):
+        return " ".join(printed(verdict_table(one, 320), 320).split())
+
+    assert "Chain" in shown(run)
+    assert shown(recorded) == shown(run)
+    # What a search found stands among its trials, as it was drawn.
+    step = {"technique": "distill", "width": 0.5}
+    tried = {"number": 7, "name": "a", "metrics": {}, "within": True, "on_front": True}
+    trial = TriedChain(chain=(step,), variant="student", **tried)
+    search = SearchRecord(objectives=("latency_ratio",), trials=(trial,))
+    recipe = {**run.recipe, "variants": {}}
+    assert "distill (width 0.5)" in shown(
+        recorded.model_copy(update={"recipe": recipe, "search": search})
+    )
+    # A record that holds neither, or nonsense, is told by its own chain.
+    for broken in ({}, {"variants": 3}, {"variants": {"student": ["x"]}}):
+        assert "crd –" in shown(recorded.model_copy(update={"recipe": broken}))
 
 
 def test_markup_in_names_is_text(run):

@@ -153,9 +153,8 @@ def test_bf16_leaves_sizes_and_scales_as_they_are(context, tools, tmp_path: Path
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, tmp_path / "resize.onnx")
-    path, _ = cast(
-        tools, tmp_path / "resize.onnx", context(precisions=BF16), tmp_path, dtype="bf16"
-    )
+    used = context(precisions=BF16, train_x=np.zeros((2, 1, 10, 10), np.float32))
+    path, _ = cast(tools, tmp_path / "resize.onnx", used, tmp_path, dtype="bf16")
     kinds = {t.name: t.data_type for t in onnx.load(path).graph.initializer}
     assert kinds == {"w_bf16": TensorProto.BFLOAT16, "scales": TensorProto.FLOAT}
     assert tools.run_onnx(path, np.ones((2, 1, 10, 10), np.float32)).shape == (2, 169)
@@ -174,6 +173,23 @@ def test_weights_that_are_constants_are_cast_too(
     assert path.stat().st_size < 0.65 * source.stat().st_size
     given = tools.run_onnx(path, np.ones((2, 1, 8, 8), np.float32))
     np.testing.assert_allclose(given, 96)
+
+
+@pytest.mark.parametrize(("dtype", "opset"), [("fp16", 17), ("bf16", 17), ("bf16", 12)])
+def test_a_free_size_that_only_the_data_knows(
+    context, tools, tmp_path: Path, dtype: str, opset: int
+) -> None:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": {opset}]>'
+        "g (float[N, 1, H, W] x) => (float[N, 10] y) { f = Flatten(x) y = MatMul(f, w) }"
+    )
+    weight = np.full((64, 10), 1.5, np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    onnx.save(model, tmp_path / "free.onnx")
+    path, _ = cast(
+        tools, tmp_path / "free.onnx", context(precisions=(dtype,)), tmp_path, dtype=dtype
+    )
+    np.testing.assert_allclose(tools.run_onnx(path, np.ones((2, 1, 8, 8), np.float32)), 96)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])

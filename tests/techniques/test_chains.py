@@ -14,6 +14,10 @@ from edgebench.pipeline.plan import plan_chain
 from edgebench.recipe import Step
 from edgebench.techniques.base import TECHNIQUES
 
+# Needs a package that need not be installed; for the order, it is as ptq.
+OPTIONAL = "ptq-neural-compressor"
+LEAVE_OUT = "leave one of them out"
+
 
 def apply(tools, module, context, technique: str, **options):
     kind = TECHNIQUES.get(technique)
@@ -60,32 +64,113 @@ def test_a_network_without_zeros_trains_all_its_weights(network, context, tools)
     assert zeros(tools, module) == 0
 
 
+ZEROS = {"technique": "prune-unstructured", "ratio": 0.5}
+PATTERN = {"technique": "prune-unstructured", "pattern": "2:4"}
+PUBLISHED = {**ZEROS, "scope": "all_as_published"}
+NARROW = {"technique": "prune-structured", "ratio": 0.5}
+# Every technique, and those of its options that an order depends on.
+STEPS = [
+    ZEROS,
+    PATTERN,
+    PUBLISHED,
+    NARROW,
+    {**NARROW, "finetune": {"epochs": 1}},
+    {"technique": "low-rank"},
+    {"technique": "low-rank", "finetune": {"epochs": 1}},
+    {"technique": "distill"},
+    {"technique": "qat"},
+    {"technique": "qat", "dtype": "fp16"},
+    {"technique": "ptq"},
+    {"technique": "cast"},
+]
+QAT = "its ranges hold only for the weights it was trained with"
+
+
+def planned(*steps: dict) -> None:
+    plan_chain([Step.model_validate(step) for step in steps], "here")
+
+
+def refused(*steps: dict) -> RecipeError | None:
+    try:
+        planned(*steps)
+    except RecipeError as error:
+        return error
+    return None
+
+
 @pytest.mark.parametrize(
     ("chain", "line"),
     [
         (
-            [{"technique": "prune-unstructured", "ratio": 0.5}, {"technique": "low-rank"}],
-            "here: 'low-rank' would undo 'prune-unstructured': factors have no zeros; put "
-            "'low-rank' first",
+            [ZEROS, {"technique": "low-rank"}],
+            "'low-rank' would undo 'prune-unstructured': factors have no zeros; put 'low-rank' "
+            "before 'prune-unstructured'",
         ),
         (
-            [{"technique": "qat"}, {"technique": "prune-unstructured", "ratio": 0.5}],
-            "here: 'prune-unstructured' cannot follow 'qat': its ranges hold only for the weights "
-            "it was trained with; put 'qat' last",
+            [ZEROS, NARROW, {"technique": "low-rank"}],
+            "'low-rank' would undo 'prune-unstructured': factors have no zeros; put 'low-rank' "
+            "before 'prune-unstructured'",
         ),
         (
-            [{"technique": "prune-unstructured", "ratio": 0.5}, {"technique": "distill"}],
-            "here: 'distill' starts a new network and would lose 'prune-unstructured'; put "
-            "'distill' first",
+            [PATTERN, NARROW],
+            "'prune-structured' would undo 'prune-unstructured': its groups of 4 input channels "
+            "fall apart when channels go; put 'prune-structured' before 'prune-unstructured'",
+        ),
+        (
+            [PUBLISHED, {**NARROW, "finetune": {"epochs": 1}}],
+            "'prune-structured' would undo 'prune-unstructured': training on keeps the zeros of "
+            "weights, not of biases and running statistics; put 'prune-structured' before "
+            "'prune-unstructured'",
+        ),
+        (
+            [PUBLISHED, {"technique": "qat"}],
+            "'qat' would undo 'prune-unstructured': training on keeps the zeros of weights, not of "
+            "biases and running statistics; leave one of them out",
+        ),
+        (
+            [{"technique": "qat"}, ZEROS],
+            f"'prune-unstructured' cannot follow 'qat': {QAT}; put 'prune-unstructured' before "
+            "'qat'",
+        ),
+        (
+            [ZEROS, {"technique": "distill"}],
+            "'distill' starts a new network and would lose 'prune-unstructured'; put 'distill' "
+            "before 'prune-unstructured'",
+        ),
+        (
+            [NARROW, {"technique": "qat"}, {"technique": "ptq"}],
+            f"'ptq' cannot follow 'qat': {QAT}; leave one of them out",
         ),
         (
             [{"technique": "cast"}, {"technique": "qat"}],
-            "here: 'qat' cannot follow 'cast': the other techniques expect float32; put 'cast' "
-            "last",
+            "'qat' cannot follow 'cast': the other techniques expect float32; leave one of them "
+            "out",
         ),
     ],
 )
 def test_an_order_that_makes_no_sense_is_refused(chain, line: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        plan_chain([Step.model_validate(step) for step in chain], "here")
-    assert caught.value.line() == line
+        planned(*chain)
+    assert caught.value.line() == f"here: {line}"
+
+
+@pytest.mark.parametrize("chain", [[PATTERN, ZEROS], [PUBLISHED, NARROW], [NARROW, PATTERN]])
+def test_an_order_that_undoes_nothing_is_not_refused(chain) -> None:
+    planned(*chain)
+
+
+def test_the_hint_of_each_refused_pair_leads_out() -> None:
+    assert {step["technique"] for step in STEPS} == set(TECHNIQUES.names()) - {OPTIONAL}
+    hints = set()
+    for first in STEPS:
+        for second in STEPS:
+            error = refused(first, second)
+            if error is None:
+                continue
+            one, other = (step["technique"] for step in (first, second))
+            swapped = refused(second, first)
+            wanted = f"put '{other}' before '{one}'" if swapped is None else LEAVE_OUT
+            assert error.hint == wanted, (first, second)
+            hints.add(wanted)
+    assert LEAVE_OUT in hints
+    assert len(hints) > 10

@@ -79,6 +79,26 @@ def test_a_student_larger_than_its_teacher_is_warned_of(network, context, tools)
     )
 
 
+def test_a_student_is_measured_against_the_largest_network_of_an_ensemble(
+    network, context, tools
+) -> None:
+    base = network("lenet")
+
+    def new_module(width: float = 0.25) -> nn.Module:
+        return MODELS.get("lenet")((1, 8, 8), 10, width)
+
+    def first_note(width: float) -> str:
+        used = context(new_module=new_module)
+        teacher = {"kind": "ensemble", "members": 3, "epochs": 1}
+        student, outcome = distill(tools, base, used, width=width, epochs=1, teacher=teacher)
+        sizes = f"{size(student):,} parameters, its teacher {3 * size(base):,} in 3 networks"
+        return outcome.notes[0].replace(f"the student has {sizes}", "SIZES")
+
+    assert first_note(0.125) == "SIZES"
+    # Larger than each of the three, smaller than all of them together.
+    assert first_note(0.4) == "warning: SIZES: the student is larger than each of them"
+
+
 def test_what_is_built_depends_on_both_sources_and_the_weights(
     network, tools, tmp_path: Path
 ) -> None:
@@ -158,6 +178,10 @@ def test_every_loss_learns(data, network, context, tools, loss: str) -> None:
             {"loss": "dkd", "dkd": {"beta": 2, "warmup_epochs": 3}},
             "CE(labels) + T²·(1·TCKD + 2·NCKD), rising over 3 epochs, each a KL(teacher ‖ student)",
         ),
+        (
+            {"loss": "dkd", "dkd": {"warmup_epochs": 1}},
+            "8·NCKD), rising over 1 epoch, each a KL(teacher ‖ student)",
+        ),
         ({"loss": "attention"}, "CE(labels) + 1000·MSE of the attention maps"),
         (
             {"loss": "hints", "alpha": 0.5, "hints": {"weight": 3}},
@@ -169,6 +193,59 @@ def test_every_loss_learns(data, network, context, tools, loss: str) -> None:
 def test_the_loss_is_stated(network, context, tools, options, text: str) -> None:
     _, outcome = distill(tools, network("lenet"), context(), width=0.125, epochs=1, **options)
     assert any(text in note for note in outcome.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"alpha": 0.5}, "0.5·CE(labels smoothed by 0.2) + 0.5·T²·KL"),
+        ({"loss": "cross-entropy"}, "0.1·H(labels smoothed by 0.2, student) + 0.9·H"),
+        ({"loss": "dkd"}, "CE(labels smoothed by 0.2) + T²·"),
+        ({"loss": "attention"}, "CE(labels smoothed by 0.2) + 1000·MSE"),
+        ({"loss": "hints", "alpha": 0.5}, "0.5·CE(labels smoothed by 0.2) + 0.5·T²·KL"),
+    ],
+)
+def test_bases_label_smoothing_is_the_students_too(network, context, tools, options, text) -> None:
+    def trained(smoothing: float) -> tuple[nn.Module, Any]:
+        training = Training(epochs=1, batch_size=32, learning_rate=5e-3, label_smoothing=smoothing)
+        used = context(training=training)
+        return distill(tools, network("lenet"), used, width=0.125, **options)
+
+    (plain, without), (smoothed, outcome) = trained(0.0), trained(0.2)
+    assert not same(plain, smoothed)
+    assert any(text in note for note in outcome.notes)
+    assert not any("smoothed" in note for note in without.notes)
+
+
+def test_a_loss_that_is_faded_in_may_rise_as_far(network, context, tools, monkeypatch) -> None:
+    from edgebench.distillation import teachers
+
+    seen: list[float] = []
+    monkeypatch.setattr(teachers, "fit", lambda *_, rises, **more: seen.append(rises))
+    for dkd in (None, {"warmup_epochs": 7}):
+        distill(tools, network("lenet"), context(), width=0.125, loss="dkd", dkd=dkd)
+    distill(tools, network("lenet"), context(), width=0.125)
+    assert seen == [1, 7, 1]
+
+
+def test_a_student_that_cannot_be_exported_is_told_of_before_it_is_trained(
+    network, context, tools
+) -> None:
+    def check(module: nn.Module) -> None:
+        checked.append(module)
+        raise BuildError("the model cannot be exported", hint="use another")
+
+    checked: list[nn.Module] = []
+    seen: list[int] = []
+    used = context(check_export=check, on_epoch=lambda done, *_: seen.append(done))
+    said = r"^student 'resnet8': the model cannot be exported; use another$"
+    with pytest.raises(BuildError, match=said):
+        distill(tools, network("lenet"), used, student="resnet8", width=0.25)
+    assert len(checked) == 1
+    assert not seen
+    # Base's own architecture was exported already.
+    distill(tools, network("lenet"), used, width=0.125, epochs=1)
+    assert len(checked) == 1
 
 
 def test_the_layers_found_are_named(network, context, tools) -> None:
@@ -301,7 +378,7 @@ def test_weights_and_order_have_seeds_of_their_own(network, context, tools) -> N
     [
         ({"kind": "ensemble", "members": 2}, "the teacher is base and 1 more"),
         ({"kind": "assistant", "assistants": [0.2]}, "the teacher is the last of a chain of"),
-        ("jitter", "trained for 1 epochs with colour jitter"),
+        ("jitter", "trained for 1 epoch with colour jitter"),
         ("uniform-noise", "the teacher is noise: logits from U(0, 1), drawn once for each"),
         ("gaussian-noise", "the teacher is noise: logits from N(0, 1), drawn once for each"),
         ({"model": "resnet8", "options": {"width": 0.25}}, "the teacher is 'resnet8', trained"),
@@ -322,7 +399,7 @@ def test_every_loss_is_finite_in_half_precision(
     """As on a GPU, where products are made in bfloat16; here it is the processor's autocast."""
     from edgebench.training import loop
 
-    monkeypatch.setattr(loop, "_precision", lambda *_: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(loop, "products", lambda *_: torch.autocast("cpu", torch.bfloat16))
     student, _ = distill(tools, network("lenet"), context(), width=0.125, loss=loss, epochs=1)
     assert all(torch.isfinite(t).all() for t in student.state_dict().values())
 
@@ -396,10 +473,24 @@ def test_the_published_recipe(network, context, tools, first_weights, monkeypatc
         fit(module, x, loss, settings, seed=seed, **more)
 
     monkeypatch.setattr(teachers, "fit", watched)
-    used = context(initial_module=first_weights)
+    training = Training(
+        epochs=2,
+        batch_size=64,
+        learning_rate=5e-3,
+        optimizer="sgd",
+        nesterov=True,
+        weight_decay=0.1,
+        label_smoothing=0.1,
+        warmup_epochs=1,
+        ema=0.9,
+        augment={"flip": True},
+    )
+    used = context(initial_module=first_weights, training=training)
     student, outcome = distill(tools, network("lenet"), used, as_published="000", alpha=0.1)
     [(settings, seed)] = seen
-    assert settings == used.training.model_copy(update={"optimizer": "adamax"})
+    assert settings == Training(
+        epochs=2, batch_size=64, learning_rate=5e-3, optimizer="adamax", schedule="constant"
+    )
 
     twin = first_weights()
     x, y = used.tensors()
@@ -407,6 +498,10 @@ def test_the_published_recipe(network, context, tools, first_weights, monkeypatc
     fit(twin, x, loss, settings, seed=seed, what="twin")
     assert same(student, twin)
     assert any("a double softmax" in note and "0.1·CE(labels)" in note for note in outcome.notes)
+    assert (
+        "trained with epochs 2, learning_rate 0.005, where paper 000 had epochs 25, learning_rate "
+        "0.001" in outcome.notes
+    )
 
 
 class Killed(Exception):
@@ -449,6 +544,12 @@ def test_a_killed_distillation_goes_on_with_the_same_bits(
     # Neither the teachers nor the first epoch of the student are trained again.
     assert told == [2, 3]
     assert same(resumed, run(None))
+
+
+def test_without_labels_the_technique_is_what_is_to_be_left_out(network, context, tools) -> None:
+    used = context(train_y=np.empty(0, np.int64))
+    with pytest.raises(BuildError, match=r"no labels to learn from; leave out 'distill'$"):
+        distill(tools, network("lenet"), used)
 
 
 def test_an_onnx_file_makes_no_students(network, context, tools) -> None:

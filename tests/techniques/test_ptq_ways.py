@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from edgebench.errors import BuildError
+from edgebench.quantization.running import all_answers, feed_for
 from edgebench.techniques.base import TECHNIQUES
 
 PTQ = TECHNIQUES.get("ptq")
@@ -94,13 +95,98 @@ def test_the_other_modes(data, exported, context, tools, tmp_path: Path, mode: s
     path, outcome = quantize(tools, source, context(), tmp_path, mode=mode, exclude=["0"])
     wanted, given = (tools.run_onnx(p, data.test_x) for p in (source, path))
     assert sqnr(wanted, given) > 25
-    assert outcome.notes
+    assert outcome.notes[-1] == (
+        "3 of 4 convolutions and dense layers have integer weights; left in float: 0"
+    )
     first = next(n for n in onnx.load(path).graph.node if n.name == "node_conv2d")
     assert first.op_type == "Conv"
     assert constants(path)[first.input[1]].dtype == np.float32
     kinds = tools.operators(path)
     assert (kinds["ConvInteger"] > 0) == (mode == "dynamic")
     assert (kinds["DequantizeLinear"] == 3) == (mode == "weight-only")
+
+
+def written(path: Path, opset: int, entry: str, text: str, **weights: np.ndarray) -> Path:
+    """A file in ONNX's text form, with these weights."""
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": {opset}]>'
+        f"g ({entry} x) => (float[N, 10] y) {{ {text} }}"
+    )
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()
+    )
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "left"),
+    [
+        ({"mode": "dynamic"}, ["up", "grouped"]),
+        ({"mode": "weight-only"}, ["grouped"]),
+        ({"mode": "weight-only", "kernel": "matmul-nbits"}, ["first", "second", "up", "grouped"]),
+        ({"mode": "weight-only", "equalize": True}, ["grouped"]),
+    ],
+)
+def test_what_stays_in_float_is_said(
+    context, tools, tmp_path: Path, values: dict[str, Any], left: list[str]
+) -> None:
+    text = """
+        [first] a = Conv(x, w1) r = Relu(a) [second] b = Conv(r, w2)
+        [up] c = ConvTranspose(b, w3) [grouped] d = ConvTranspose <group = 2> (c, w4)
+        p = GlobalAveragePool(d) f = Flatten(p) [dense] m = MatMul(f, w5) y = Add(m, b5)
+    """
+    rng = np.random.default_rng(0)
+    source = written(
+        tmp_path / "up.onnx",
+        20,
+        "float[N, 1, 8, 8]",
+        text,
+        w1=rng.normal(size=(8, 1, 3, 3)),
+        w2=rng.normal(size=(8, 8, 3, 3)),
+        w3=rng.normal(size=(8, 16, 2, 2)),
+        w4=rng.normal(size=(16, 16, 2, 2)),
+        w5=rng.normal(size=(32, 10)),
+        b5=rng.normal(size=10),
+    )
+    used = context()
+    path, outcome = quantize(tools, source, used, tmp_path, **values)
+    assert outcome.notes[-1] == (
+        f"{5 - len(left)} of 5 convolutions and dense layers have integer weights; left in float: "
+        + ", ".join(left)
+    )
+    stored = {t.name: t.data_type for t in onnx.load(path).graph.initializer}
+    assert stored["w4"] == TensorProto.FLOAT
+    wanted, given = (tools.run_onnx(p, used.train_x[:64]) for p in (source, path))
+    assert sqnr(wanted, given) > 25
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mode": "dynamic"},
+        {"mode": "weight-only"},
+        {"mode": "weight-only", "bits": 4},
+        {"mode": "weight-only", "kernel": "matmul-nbits"},
+        {"examples": 32},
+    ],
+)
+@pytest.mark.parametrize("opset", [12, 20])
+def test_a_free_size_that_only_the_data_knows(
+    context, tools, tmp_path: Path, values: dict[str, Any], opset: int
+) -> None:
+    rng = np.random.default_rng(0)
+    source = written(
+        tmp_path / "free.onnx",
+        opset,
+        "float[N, 1, H, W]",
+        "a = Conv <pads = [1, 1, 1, 1]> (x, w1) r = Relu(a) f = Flatten(r) y = Gemm(f, w2)",
+        w1=rng.normal(size=(4, 1, 3, 3)),
+        w2=rng.normal(size=(256, 10)),
+    )
+    path, _ = quantize(tools, source, context(opset=21), tmp_path, **values)
+    used = context().train_x[:64]
+    assert sqnr(tools.run_onnx(source, used), tools.run_onnx(path, used)) > 15
 
 
 def test_weights_of_four_bits(data, exported, context, tools, tmp_path: Path) -> None:
@@ -172,6 +258,64 @@ def test_a_limit_on_validation_examples(
     before, after = (np.exp(v) / np.exp(v).sum(axis=1, keepdims=True) for v in (wanted, given))
     value = 1 - np.linalg.norm(after - before, axis=1).mean() / 0.5
     assert f"a functional preservation of {value:.3f}" in outcome.notes[1]
+
+
+def test_a_limit_holds_for_every_output(context, tools, tmp_path: Path) -> None:
+    """The second output reads a value far from zero, of which integers tell little."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 17]>'
+        "g (float[N, 8] x) => (float[N, 4] y, float[N, 4] z) {"
+        "y = MatMul(x, w) s = Add(x, far) z = MatMul(s, v) }"
+    )
+    rng = np.random.default_rng(0)
+    v = rng.normal(size=(8, 4))
+    weights = {"w": rng.normal(size=(8, 4)), "v": v - v.mean(axis=0), "far": np.full(8, 300.0)}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()
+    )
+    source = tmp_path / "two.onnx"
+    onnx.save(model, source)
+    x = rng.normal(size=(64, 8)).astype(np.float32)
+    used = context(train_x=x, train_y=np.zeros(0, np.int64), classes=0, int8="u8s8")
+    path, outcome = quantize(
+        tools, source, used, tmp_path, keep_float={"metric": "sqnr", "limit": 25}
+    )
+    feed = feed_for(source, x, what="examples")
+    pairs = zip(all_answers(source, feed), all_answers(path, feed), strict=True)
+    reached = [sqnr(np.concatenate(a), np.concatenate(b)) for a, b in pairs]
+    assert min(reached) >= 25
+    assert f"which gives an SQNR of {min(reached):.1f} dB" in outcome.notes[1]
+
+
+def test_biases_are_corrected_once_and_judged_after(
+    data, exported, context, tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgebench.quantization import bias_correction
+
+    calls, real = [], bias_correction.correct_biases
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(bias_correction, "correct_biases", counted)
+    used = context(validation_x=data.test_x, validation_y=data.test_y, held_out=True)
+    wanted = tools.run_onnx(exported("resnet8"), data.test_x)
+    path, _ = quantize(tools, exported("resnet8"), used, tmp_path)
+    limit = sqnr(wanted, tools.run_onnx(path, data.test_x, optimised=False)) + 3
+    path, outcome = quantize(
+        tools,
+        exported("resnet8"),
+        used,
+        tmp_path,
+        bias_correction=True,
+        keep_float={"metric": "sqnr", "limit": limit},
+    )
+    assert len(calls) == 1
+    reached = sqnr(wanted, tools.run_onnx(path, data.test_x, optimised=False))
+    assert reached >= limit
+    assert f"an SQNR of {reached:.1f} dB" in outcome.notes[1]
+    assert outcome.notes[-1].startswith("bias correction of ")
 
 
 def test_functional_preservation_needs_controls(exported, context, tools, tmp_path: Path) -> None:

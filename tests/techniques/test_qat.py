@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from edgebench.errors import BuildError
-from edgebench.exporters.onnx_from_torch import export_onnx
+from edgebench.exporters.onnx_from_torch import export_onnx, write_onnx
+from edgebench.exporters.pt2_from_torch import export_pt2
 from edgebench.quantization.fake_quant import (
     activation_quantizers,
     is_quantized,
@@ -172,7 +173,10 @@ def test_half_precision(
     used = context(precisions=("fp32",))
     module, outcome = QAT().apply(network("resnet8"), options, used)
     count = sum(p.numel() for p in folded_graph(network("resnet8")).parameters())
-    assert outcome.notes[0] == f"{count} parameters stored as {dtype}; the file computes in float32"
+    assert outcome.notes[0] == (
+        f"{count} parameters rounded to {dtype}; the file computes in float32 anywhere"
+    )
+    assert outcome.notes[1].startswith(f"the target's 'precisions' do not name {dtype}: ")
     assert any("while training" in note for note in outcome.notes) == (activations == "half")
     for layer in (m for m in module.modules() if isinstance(m, nn.Conv2d)):
         mantissa, _ = torch.frexp(layer.weight.detach())
@@ -195,6 +199,36 @@ def test_half_precision(
     )
     # Nothing is cast at inference.
     assert "Cast" not in tools.running_operators(path, tmp_path)
+
+
+def test_a_target_that_names_the_half_format_is_not_warned_of(network, context, tools) -> None:
+    _, outcome = train(tools, network("lenet"), context(), dtype="fp16", **UNTRAINED)
+    assert not any("precisions" in note for note in outcome.notes)
+
+
+def test_what_the_target_cannot_hold_is_refused_before_the_training(
+    data, network, context, tools, tmp_path: Path
+) -> None:
+    epochs: list[int] = []
+
+    def check(module: nn.Module) -> None:
+        write_onnx(module, data.test_x[:8], tmp_path / "model.onnx", opset=20)
+
+    used = context(check_export=check, on_epoch=lambda done, *_: epochs.append(done))
+    with pytest.raises(BuildError, match="4-bit weights need opset 21, and the target asks for 20"):
+        train(tools, network("lenet"), used, dtype="int4", epochs=1)
+    assert not epochs
+    train(tools, network("lenet"), used, epochs=1)
+    assert epochs == [1]
+
+
+@pytest.mark.parametrize(("dtype", "said"), [("int8", False), ("int4", True)])
+def test_a_program_of_torch_keeps_a_byte_a_weight(
+    data, network, context, tools, tmp_path: Path, dtype: str, said: bool
+) -> None:
+    module, _ = train(tools, network("lenet"), context(), dtype=dtype, **UNTRAINED)
+    note = export_pt2(module, data.test_x[:8], tmp_path / "model.pt2")
+    assert note.endswith("; 4-bit weights take a byte each") == said
 
 
 def test_half_activations_change_the_training(network, context, tools) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from edgebench.pipeline.progress import Silent
 from edgebench.pipeline.task import load_task
 from edgebench.recipe import load_recipe
 from edgebench.store import Store
-from edgebench.training import losses
+from edgebench.training import loop, losses, precision
 from edgebench.training.loop import deterministic, fit, predict, updates_an_epoch
 from edgebench.training.losses import Batch, cross_entropy
 from edgebench.training_settings import Training
@@ -405,6 +406,96 @@ def test_a_loss_that_is_not_a_number_ends_the_training_before_it_reaches_a_weigh
     assert torch.isfinite(flat(module)).all()
 
 
+def test_a_loss_that_rises_far_and_stays_finite_is_a_divergence(tensors) -> None:
+    with pytest.raises(BuildError) as caught:
+        train(tensors, module=small(nn.ReLU()), learning_rate=10.0, epochs=6)
+    assert re.fullmatch(
+        r"training base diverged in epoch 1: the loss rose from 2\.\d+ to \S+; "
+        "lower the learning rate",
+        str(caught.value),
+    )
+
+
+class Course:
+    """A loss of one value in each epoch, whatever the network answers."""
+
+    def __init__(self, *values: float, done: int = 0) -> None:
+        self.values, self.done = values, done
+
+    def __call__(self, answer: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return 0 * answer.mean() + self.values[self.done]
+
+    def on_epoch(self, done: int, *_: object) -> None:
+        self.done = done
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "rises", "diverged"),
+    [
+        (8.0, 79.0, 1.0, False),
+        (8.0, 81.0, 1.0, True),
+        # A part of the loss is faded in over four epochs.
+        (8.0, 81.0, 4.0, False),
+        (8.0, 321.0, 4.0, True),
+        # A trained network that is pruned while it is trained on, against its own answers.
+        (1e-9, 30.0, 1.0, False),
+        (1e-9, 51.0, 1.0, True),
+        (-3.0, 49.0, 1.0, False),
+    ],
+)
+def test_a_rise_is_measured_by_the_first_loss_and_by_what_guessing_costs(
+    tensors, first: float, later: float, rises: float, diverged: bool
+) -> None:
+    course = Course(first, later)
+
+    def run() -> None:
+        fit(
+            small(),
+            tensors[0],
+            course,
+            SETTINGS,
+            seed=0,
+            what="base",
+            rises=rises,
+            on_epoch=course.on_epoch,
+        )
+
+    if diverged:
+        with pytest.raises(
+            BuildError, match=rf"diverged in epoch 2: the loss rose from {first:g} to"
+        ):
+            run()
+    else:
+        run()
+
+
+def test_a_training_that_goes_on_knows_its_first_loss(tensors, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def run(course: Course, dies: int | None) -> None:
+        def on_epoch(done: int, *more: object) -> None:
+            course.on_epoch(done)
+            if done == dies:
+                raise Killed
+
+        fit(
+            small(),
+            tensors[0],
+            course,
+            SETTINGS.model_copy(update={"epochs": 3}),
+            seed=0,
+            what="base",
+            on_epoch=on_epoch,
+            checkpoint=tmp_path / "c.pt",
+        )
+
+    with pytest.raises(Killed):
+        run(Course(8.0, 60.0), dies=2)
+    with pytest.raises(BuildError, match=r"diverged in epoch 3: the loss rose from 8 to 100;"):
+        run(Course(8.0, 60.0, 100.0, done=1), dies=None)
+
+
 class SquareRoot(torch.autograd.Function):
     """Zero, whose gradient is infinite."""
 
@@ -493,6 +584,58 @@ def test_bfloat16_on_the_processor_trains_nearly_the_same_and_keeps_float32_weig
     assert not torch.equal(flat(plain), flat(rounded))
     assert all(p.dtype == torch.float32 for p in rounded.parameters())
     assert (predict(plain, x).argmax(1) == predict(rounded, x).argmax(1)).float().mean() > 0.9
+
+
+def tf32() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "exact"),
+    [
+        ("cuda", "float32", True),
+        ("cuda", "auto", False),
+        ("cuda", "bfloat16", False),
+        ("cpu", "float32", False),
+    ],
+)
+def test_float32_on_a_gpu_is_not_tf32(device: str, wanted: str, exact: bool) -> None:
+    before = tf32()
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        with precision.exact_float32(torch.device(device), wanted):
+            assert tf32() == ((False, False) if exact else (True, True))
+        assert tf32() == (True, True)
+        with (
+            pytest.raises(ZeroDivisionError),
+            precision.exact_float32(torch.device(device), wanted),
+        ):
+            _ = 1 // 0
+        assert tf32() == (True, True)
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_both_passes_of_an_update_are_made_in_the_precision_asked_for(tensors, monkeypatch) -> None:
+    seen: dict[str, set[tuple[bool, bool]]] = {"forward": set(), "backward": set()}
+    real = precision.exact_float32
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            seen["forward"].add(tf32())
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            seen["backward"].add(tf32())
+            return gradient
+
+    # As if the processor were a GPU.
+    monkeypatch.setattr(loop, "exact_float32", lambda _, wanted: real(torch.device("cuda"), wanted))
+    train(tensors, module=Calls(Watched.apply), precision="float32", epochs=1)
+    assert seen == {"forward": {(False, False)}, "backward": {(False, False)}}
+    assert tf32() == (True, False)
 
 
 def test_an_image_that_cannot_be_augmented_is_named(tensors) -> None:

@@ -57,6 +57,17 @@ def test_distillation_by_hand(temperature: float, alpha: float) -> None:
     assert float(loss(torch.tensor(STUDENT), batch(CHOSEN))) == pytest.approx(expected)
 
 
+def test_the_labels_of_a_distillation_can_be_smoothed() -> None:
+    share, smoothing = 0.3, 0.25
+    labels, student = torch.tensor(LABELS), torch.tensor(STUDENT)
+    common = {"temperature": 4.0, "alpha": share}
+    plain = distillation(says(TEACHER), labels, **common)
+    smoothed = distillation(says(TEACHER), labels, **common, smoothing=smoothing)
+    on_labels = [cross_entropy(labels, smoothing=s)(student, batch(CHOSEN)) for s in (0, smoothing)]
+    difference = smoothed(student, batch(CHOSEN)) - plain(student, batch(CHOSEN))
+    torch.testing.assert_close(difference, (1 - share) * (on_labels[1] - on_labels[0]))
+
+
 def test_the_gradient_is_the_difference_of_the_softened_answers() -> None:
     # d/dz of KL(p ‖ q) at temperature T is (q − p)/T; T² makes that T·(q − p).
     temperature = 5.0
