@@ -165,7 +165,9 @@ def _properties(
     common: Dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if providers == [_PROCESSOR]:
         return {**common, **processor, **session_config}
-    if _PROCESSOR in providers:
+    # A provider may be a device that stands for several: "HETERO:GPU,CPU".
+    members = [device for one in providers for device in one.rpartition(":")[2].split(",")]
+    if _PROCESSOR in members:
         common["DEVICE_PROPERTIES"] = {_PROCESSOR: processor}
     return {**common, **session_config}
 
